@@ -96,7 +96,7 @@ class Source(Spec):
 
     name: str
     licence: str
-    digest: str
+    sha256: str
 
 
 class Lineage(Spec):
