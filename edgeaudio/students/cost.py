@@ -1,0 +1,62 @@
+"""Parameters, multiply-accumulates and receptive field of a student, computed from its graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edgeaudio.bundle.manifest import Cost
+from edgeaudio.errors import ConfigError
+from edgeaudio.spec import FrontendSpec, WindowSpec
+from edgeaudio.students.base import Student
+
+
+def count_macs(model: nn.Module, log_mel: torch.Tensor) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one forward pass of `log_mel`."""
+    macs = 0
+
+    def record(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal macs
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        # Every output value takes one product per weight of its filter.
+        macs += output.numel() * weight[0].numel()
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
+    was_training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(log_mel)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return macs
+
+
+def student_cost(student: Student, frontend: FrontendSpec, window: WindowSpec) -> Cost:
+    """The cost of one window.
+
+    Raises:
+        ConfigError: the window does not hold a whole number of output steps, so that a stream and
+            a window would not compute the same numbers; the message names the nearest windows.
+    """
+    assert isinstance(student, nn.Module)
+    field, stride = student.receptive_field_frames, student.time_stride_frames
+    rest = window.frames - field
+    if rest < 0 or rest % stride:
+        below = field + max(0, rest) // stride * stride
+        raise ConfigError(
+            f"window.frames is {window.frames}; this student sees {field} frames and moves by {stride}, "
+            f"so use {below} or {below + stride}"
+        )
+    if window.hop_frames % stride:
+        raise ConfigError(f"window.hop_frames is {window.hop_frames}; this student needs a multiple of {stride}")
+    return Cost(
+        params=sum(parameter.numel() for parameter in student.parameters()),
+        macs_per_window=count_macs(student, torch.zeros(1, window.frames, frontend.n_mels)),
+        receptive_field_frames=field,
+        time_stride_frames=stride,
+    )
