@@ -39,7 +39,11 @@ class DataError(ConfigError):
 
 
 class AudioFileError(DataError):
-    """One audio file cannot be decoded or fails the checks after decoding."""
+    """One audio file cannot be decoded or fails the checks after decoding; `reason` is a short slug."""
+
+    def __init__(self, message: str, *, reason: str = "undecodable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SampleRateError(DataError):

@@ -1,0 +1,28 @@
+"""The `.eab` bundle: one self-describing, self-testing file (docs/SPEC.md). Never imports torch."""
+
+from edgeaudio.bundle.describe import describe
+from edgeaudio.bundle.golden import Golden
+from edgeaudio.bundle.manifest import Artefact, Manifest
+from edgeaudio.bundle.reader import Bundle
+from edgeaudio.bundle.writer import (
+    bundle_bytes,
+    file_entry,
+    golden_entry,
+    replace_manifest,
+    with_manifest,
+    write_bundle,
+)
+
+__all__ = [
+    "Artefact",
+    "Bundle",
+    "Golden",
+    "Manifest",
+    "bundle_bytes",
+    "describe",
+    "file_entry",
+    "golden_entry",
+    "replace_manifest",
+    "with_manifest",
+    "write_bundle",
+]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import DecisionSpec, FrontendSpec, Spec, TaskSpec, WindowSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 ArtefactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "int8"]
@@ -72,7 +72,7 @@ class Artefact(FileEntry):
     precision: Precision
     form: Literal["window"] = "window"
     input: TensorInfo
-    outputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...] = Field(min_length=1)
     parity: Parity | None = None
     metrics: tuple[Metric, ...] = ()
 
@@ -109,7 +109,7 @@ class Lineage(Spec):
     datasets: tuple[Source, ...]
     teacher: Source | None = None
     student: str
-    student_config: dict[str, int | float | str | bool] = {}
+    student_config: dict[str, int | float | str | bool] = Field(default_factory=dict)
     arm: str = Field("distilled", description="how it was trained: distilled or labels-only")
 
 

@@ -62,16 +62,25 @@ class ClipSource(Protocol):
         ...
 
     def target(self, index: int) -> Float32:
-        """`(classes,)`: one-hot or multi-hot; zeros for unlabelled clips."""
+        """`(classes,)`: one-hot or multi-hot; empty for unlabelled clips."""
+        ...
+
+    @property
+    def silence_target(self) -> Float32:
+        """`(classes,)`: uniform for single-label tasks, zeros for multi-label ones."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """`waveform` at the source's rate with margins on both sides; `target (classes,)`."""
+    """`waveform` at the source's rate with margins on both sides; `target (classes,)`.
+
+    `silent` windows hold no class: what a teacher says about them is not taught.
+    """
 
     waveform: Float32
     target: Float32
+    silent: bool = False
 
 
 class WindowMaker:
@@ -98,7 +107,7 @@ class WindowMaker:
         # Going round the clips in order keeps every epoch of windows balanced.
         first = index % len(self.source)
         if rng.random() < augment.silence:
-            return self._silence(first, rng)
+            return self._silence(rng)
         draw = rng.random()
         n_clips = 3 if draw < augment.mix3 else 2 if draw < augment.mix3 + augment.mix2 else 1
         indices = [first, *(int(i) for i in rng.integers(len(self.source), size=n_clips - 1))]
@@ -171,12 +180,11 @@ class WindowMaker:
             known = self._active[clip] = active.astype(np.int64) * block
         return known
 
-    def _silence(self, clip: int, rng: np.random.Generator) -> TrainingWindow:
-        """Digital silence or faint noise. No class is right, so every class is equally likely."""
+    def _silence(self, rng: np.random.Generator) -> TrainingWindow:
+        """Digital silence or faint noise."""
         level = 0.0 if rng.random() < 0.5 else 10 ** (rng.uniform(-100, -70) / 20)
         waveform = (level * rng.standard_normal(self.total_samples)).astype(np.float32)
-        zeros = np.zeros_like(self.source.target(clip))
-        return TrainingWindow(waveform, zeros + np.float32(1 / max(1, len(zeros))))
+        return TrainingWindow(waveform, self.source.silence_target, silent=True)
 
 
 def _mix(parts: list[Float32], beta: float, rng: np.random.Generator) -> tuple[Float32, NDArray[np.float64]]:

@@ -6,6 +6,7 @@ from edgeaudio.errors import LimitError
 
 BUNDLE_BYTES = 64 * 2**20
 MANIFEST_BYTES = 256 * 2**10
+RECIPE_BYTES = 256 * 2**10
 BUNDLE_ENTRIES = 64
 LABEL_BYTES = 64
 LABELS = 4096

@@ -18,7 +18,9 @@ STAGE_BLOCKS = (2, 2, 3)
 CHANNEL_FACTORS = (0.5, 1.0, 2.0, 4.0, 6.0)
 
 
-def conv_bn(channels_in: int, channels_out: int, kernel: tuple[int, int], **options: int | tuple[int, int]) -> nn.Module:
+def conv_bn(
+    channels_in: int, channels_out: int, kernel: tuple[int, int], **options: int | tuple[int, int]
+) -> nn.Module:
     """Convolution without bias, then batch norm."""
     conv = nn.Conv2d(channels_in, channels_out, kernel, bias=False, **options)  # type: ignore[arg-type]
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
@@ -66,7 +68,9 @@ class DSCNN(nn.Module):
         if time_stride not in (2, 4):
             raise ConfigError(f"student.time_stride is {time_stride}; wanted 2 or 4")
         if n_mels % 16:
-            raise ConfigError(f"frontend.n_mels is {n_mels}; dscnn halves frequency four times, wanted a multiple of 16")
+            raise ConfigError(
+                f"frontend.n_mels is {n_mels}; dscnn halves frequency four times, wanted a multiple of 16"
+            )
         stem, *stage_channels, embedding = (int(width * factor) for factor in CHANNEL_FACTORS)
         self.stem = nn.Sequential(conv_bn(1, stem, (TIME_KERNEL, 3), stride=(2, 2), padding=(0, 1)), nn.ReLU())
         self.stages = nn.ModuleList()

@@ -1,0 +1,56 @@
+# Everything runs from one virtual environment in .venv, made from python3 and constraints.txt.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help setup demo test lint format clean
+
+help: ## show this list
+	@echo "edgeaudio: turn a large audio model into a tiny one and run it where the sound is"
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read -r target text; do \
+		printf '%-14s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo "  make setup PYTHON=python3.12     another interpreter (3.11 or newer)"
+	@echo "  make test PYTEST_ARGS='-m \"not slow\"'    part of the suite"
+
+setup: $(STAMP) ## install into .venv; at once when nothing changed
+
+# torch and litert-torch must be resolved in one pip command: step by step pip breaks typing-extensions.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "'$(PYTHON)' is not on PATH. Install Python 3.11 or newer, or run: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "edgeaudio needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Run: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv first." >&2; exit 1; }
+	@echo "installing into $(VENV): about 2.4 GB, a few minutes the first time" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: setup ## the whole pipeline on the built-in dataset, a few minutes on 2 cores
+	@$(BIN)/edgeaudio demo $(DEMO_ARGS)
+
+test: lint ## every check: ruff, mypy, import rules, all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## the checks that run nothing: ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches and build output; keeps .venv and your work directories
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis lightning_logs
+	@find edgeaudio export tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""The device protocol: where a benchmark runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from edgeaudio.bench.schema import BenchOptions, BenchResult
+from edgeaudio.bundle import Bundle
+
+
+class Device(Protocol):
+    """Runs a bundle somewhere and hands back what was measured there."""
+
+    #: Name in the catalogue; recorded with every result.
+    name: str
+
+    def bench(
+        self,
+        bundle: Bundle,
+        *,
+        artefacts: Literal["all"] | Sequence[str] = "all",
+        threads: int = 1,
+        options: BenchOptions | None = None,
+    ) -> BenchResult:
+        """Time `artefacts` (names such as `onnx-int8`) in turns.
+
+        Raises:
+            ConfigError: the bundle has no such artefact.
+            UnsupportedError: a named artefact, or all of them, cannot run there.
+        """
+        ...

@@ -1,0 +1,235 @@
+"""The record of a benchmark: everything that was measured, and everything that could change it.
+
+Times are microseconds. Raw samples are kept, so that every statistic can be recomputed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edgeaudio.errors import ConfigError
+from edgeaudio.spec import Spec
+from edgeaudio.spec.fs import atomic_write
+
+SCHEMA_VERSION = 1
+
+StageName = Literal["resample", "frontend", "inference", "decision", "total"]
+VerdictLevel = Literal["valid", "suspect", "invalid"]
+_LEVELS: tuple[VerdictLevel, ...] = ("valid", "suspect", "invalid")
+
+
+class BenchOptions(Spec):
+    """How long and on what to measure. Both minimums hold: hops and seconds, per artefact."""
+
+    input_rate_hz: int | None = Field(None, ge=4_000, le=384_000, description="None: the rate of the bundle")
+    min_hops: int = Field(600, ge=1, le=10_000_000, description="299 hops are the fewest that carry a p99")
+    min_seconds: float = Field(3.0, ge=0, le=24 * 3600)
+    warmup_hops: int = Field(20, ge=0, le=1_000_000, description="per artefact, after the first full window")
+    rounds: int = Field(5, ge=1, le=1_000, description="artefacts take turns this many times")
+    gc_enabled: bool = Field(False, description="leave Python's garbage collector on while timing")
+
+
+class Percentile(Spec):
+    """One percentile; `upper95_us` bounds it from above at 95 % confidence. No value has a `reason`."""
+
+    p: float = Field(gt=0, lt=1)
+    value_us: float | None = None
+    upper95_us: float | None = None
+    reason: str | None = None
+
+
+class Summary(Spec):
+    """Statistics of one stage; `p50_interval_us` is a 95 % block-bootstrap interval of the median."""
+
+    n: int = Field(ge=1)
+    mean_us: float
+    min_us: float
+    max_us: float
+    p50: Percentile
+    p90: Percentile
+    p95: Percentile
+    p99: Percentile
+    p50_interval_us: tuple[float, float] | None
+
+
+class StageResult(Spec):
+    """One stage of the hop. A stage that is not in the path says why and has no samples."""
+
+    name: StageName
+    in_path: bool
+    reason: str | None = None
+    summary: Summary | None = None
+    samples_us: tuple[int, ...] = Field((), description="one per hop, in order")
+
+
+class ParityCheck(Spec):
+    """Replay of the bundle's golden vectors before timing."""
+
+    passed: bool
+    n_vectors: int = Field(ge=0)
+    detail: str
+
+
+class Reason(Spec):
+    """One thing that speaks against the figures."""
+
+    level: Literal["suspect", "invalid"]
+    code: str
+    message: str
+
+
+class Verdict(Spec):
+    """`valid`, or the worst level of its reasons."""
+
+    level: VerdictLevel
+    reasons: tuple[Reason, ...] = ()
+
+    @classmethod
+    def of(cls, reasons: tuple[Reason, ...]) -> Verdict:
+        """The verdict that `reasons` add up to."""
+        return cls(level=max((r.level for r in reasons), key=_LEVELS.index, default="valid"), reasons=reasons)
+
+
+class LoadState(Spec):
+    """What else the machine did while one artefact was timed.
+
+    `cpu_share` is the measuring thread's CPU time over wall time: below 1 something else held the core, or
+    an engine with several threads did the work elsewhere.
+    """
+
+    cpu_share: float = Field(ge=0)
+    other_busy_cores: float | None = Field(None, ge=0, description="cores kept busy by other processes")
+    involuntary_switches: int = Field(ge=0)
+
+
+class ArtefactResult(Spec):
+    """One artefact on one engine.
+
+    `rtf_*` is processing time over hop duration: below 1 is faster than real time. An artefact that failed
+    its parity check is not timed.
+    """
+
+    artefact: str
+    engine: str
+    engine_info: dict[str, str]
+    precision: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+    parity: ParityCheck
+    load_ms: float | None = Field(None, ge=0, description="verified bytes to a ready classifier, library imported")
+    first_inference_ms: float | None = Field(None, ge=0)
+    n_hops: int = Field(ge=0)
+    timed_s: float = Field(ge=0)
+    stages: tuple[StageResult, ...] = ()
+    rtf_p50: float | None = None
+    rtf_mean: float | None = None
+    rtf_max: float | None = None
+    drift_share: float | None = Field(None, description="last third over first third of the medians, minus 1")
+    load: LoadState | None = None
+    verdict: Verdict
+
+    def stage(self, name: StageName) -> StageResult | None:
+        """The stage of that name; None when nothing was timed."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+
+class Overhead(Spec):
+    """What the harness itself adds to each hop: the same loop around stages that do nothing.
+
+    It is stated, not subtracted.
+    """
+
+    p50_us: float = Field(ge=0)
+    max_us: float = Field(ge=0)
+    n_hops: int = Field(ge=1)
+
+
+class NotRun(Spec):
+    """An artefact that this machine cannot run, and why."""
+
+    artefact: str
+    reason: str
+
+
+class Environment(Spec):
+    """The machine and its state. A quantity that this system does not tell is None."""
+
+    device: str
+    board: str | None = Field(None, description="from the device tree, such as Raspberry Pi 4 Model B")
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    architecture: str
+    cores_logical: int
+    cores_physical: int | None
+    affinity: tuple[int, ...] | None
+    virtualised: bool | None
+    memory_bytes: int
+    os: str
+    kernel: str
+    governor: str | None
+    frequency_mhz: float | None
+    frequency_max_mhz: float | None
+    temperature_c_before: float | None
+    temperature_c_after: float | None
+    load_average_1min_before: float
+    load_average_1min_after: float
+    python: str
+    packages: dict[str, str]
+
+
+class BenchResult(Spec):
+    """One run over one bundle: one or more artefacts, timed in turns in one process."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    edgeaudio_version: str
+    bundle_name: str
+    bundle_sha256: str
+    threads: int = Field(ge=1)
+    options: BenchOptions
+    input_rate_hz: int
+    model_rate_hz: int
+    hop_ms: float
+    window_ms: float
+    stream_s: float = Field(description="length of the looped golden audio")
+    pacing: Literal["back-to-back"] = Field(
+        "back-to-back", description="no pause between hops: caches and clock are warmer than in a live stream"
+    )
+    gc_note: str
+    overhead: Overhead
+    peak_rss_bytes: int = Field(description="of the whole process, all artefacts loaded")
+    environment: Environment
+    artefacts: tuple[ArtefactResult, ...]
+    not_run: tuple[NotRun, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all artefacts; each reason names its artefact."""
+        return Verdict.of(
+            tuple(
+                reason.model_copy(update={"message": f"{item.artefact}: {reason.message}"})
+                for item in self.artefacts
+                for reason in item.verdict.reasons
+            )
+        )
+
+
+def write_result(result: BenchResult, path: Path) -> None:
+    """Write `result` as JSON; a reader sees the old file or the whole new one."""
+    atomic_write(path, (result.model_dump_json() + "\n").encode())
+
+
+def read_result(path: Path) -> BenchResult:
+    """Read what `write_result` wrote.
+
+    Raises:
+        ConfigError: the file is missing, not JSON, or of another schema; names the file and the field.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable benchmark result ({error}). Run 'edgeaudio bench' again.") from error
+    return BenchResult.parse(value, source=str(path))

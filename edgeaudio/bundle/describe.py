@@ -1,0 +1,34 @@
+"""`edgeaudio bundle show`: a bundle as one JSON object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeaudio.bundle.manifest import Artefact
+from edgeaudio.bundle.reader import Bundle
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Everything the manifest says plus what follows from it; plain JSON types, no artefact bytes."""
+    manifest = bundle.manifest
+    described: dict[str, Any] = {
+        "name": manifest.name,
+        "sha256": bundle.sha256,
+        "size_bytes": bundle.size_bytes,
+        **manifest.model_dump(mode="json", exclude={"name", "artefacts", "golden", "window"}),
+    }
+    described["window"] = {
+        **manifest.window.model_dump(mode="json"),
+        "duration_s": manifest.window.duration_s(manifest.frontend),
+        "hop_s": manifest.window.hop_s(manifest.frontend),
+    }
+    described["artefacts"] = [_describe_artefact(artefact) for artefact in manifest.artefacts]
+    described["golden"] = {**manifest.golden.model_dump(mode="json"), "n_windows": len(bundle.golden)}
+    return described
+
+
+def _describe_artefact(artefact: Artefact) -> dict[str, Any]:
+    described = {"name": artefact.name, **artefact.model_dump(mode="json")}
+    if artefact.parity is not None:
+        described["parity"]["passed"] = artefact.parity.passed
+    return described

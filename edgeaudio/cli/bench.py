@@ -1,0 +1,85 @@
+"""`bench`: how fast a bundle runs on a device, and whether the figures may be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeaudio.cli.options import BundleFile, Json, Threads, examples
+from edgeaudio.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from edgeaudio.bench.schema import ArtefactResult, BenchResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to `app`."""
+    bench_examples = examples(
+        "edgeaudio bench x.eab",
+        "edgeaudio bench x.eab --artefact tflite-int8 --out result.json",
+    )
+    app.command("bench", epilog=bench_examples)(bench)
+
+
+def bench(
+    bundle: BundleFile,
+    device: Annotated[str, typer.Option(help="Where to run; see 'edgeaudio list devices'.")] = "local",
+    artefact: Annotated[
+        list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")
+    ] = None,
+    threads: Threads = 1,
+    min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600,
+    min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0,
+    input_rate: Annotated[
+        int | None, typer.Option(metavar="HZ", help="Rate of the audio that comes in. Default: the bundle's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write the whole result, for 'report'.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time every artefact of a bundle, hop by hop, as in a live stream.
+
+    Exit code 4 when the figures must not be used; the reasons say why.
+    """
+    from edgeaudio.bench.schema import BenchOptions, write_result
+    from edgeaudio.bundle import Bundle
+    from edgeaudio.catalog import resolve
+    from edgeaudio.errors import BenchInvalidError
+
+    given = {"min_hops": min_hops, "min_seconds": min_seconds, "input_rate_hz": input_rate}
+    options = BenchOptions.parse(given, source="bench options")
+    result: BenchResult = resolve("devices", device)().bench(
+        Bundle.read(bundle), artefacts=artefact or "all", threads=threads, options=options
+    )
+    if out is not None:
+        write_result(result, out)
+    if as_json:
+        print_json({**result.model_dump(mode="json"), "verdict": result.verdict.model_dump(mode="json")})
+    else:
+        _print_result(result)
+    if result.verdict.level == "invalid":
+        reasons = "; ".join(reason.message for reason in result.verdict.reasons)
+        raise BenchInvalidError(f"these figures must not be used: {reasons}")
+
+
+def _print_result(result: BenchResult) -> None:
+    print(
+        f"{result.bundle_name} on {result.environment.cpu_model}, {result.threads} thread(s), hop {result.hop_ms:g} ms"
+    )
+    header = ("ARTEFACT", "ENGINE", "KiB", "p50 ms", "p95 ms", "p99 ms", "RTF p50", "VERDICT")
+    print_table(header, [_row(item) for item in result.artefacts])
+    for missing in result.not_run:
+        print(f"not run: {missing.artefact}: {missing.reason}")
+    for reason in result.verdict.reasons:
+        print(f"{reason.level}: {reason.message}")
+
+
+def _row(item: ArtefactResult) -> tuple[object, ...]:
+    total = item.stage("total")
+    summary = None if total is None else total.summary
+    points = (None,) * 3 if summary is None else (summary.p50, summary.p95, summary.p99)
+    times = [None if point is None or point.value_us is None else point.value_us / 1000 for point in points]
+    return (item.artefact, item.engine, item.size_bytes / 1024, *times, item.rtf_p50, item.verdict.level)

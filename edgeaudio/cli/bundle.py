@@ -1,0 +1,50 @@
+"""`bundle show` and `bundle check`: what a bundle holds, and whether it keeps its promise here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeaudio.cli.options import BundleFile, Json, examples
+from edgeaudio.cli.output import print_fields, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to `app`."""
+    group = typer.Typer(help="Look into a bundle, or test it on this machine.", rich_markup_mode=None)
+    group.command("show", epilog=examples("edgeaudio bundle show x.eab", "edgeaudio bundle show x.eab --json"))(show)
+    group.command("check", epilog=examples("edgeaudio bundle check x.eab"))(check)
+    app.add_typer(group, name="bundle")
+
+
+def show(bundle: BundleFile, as_json: Json = False) -> None:
+    """Show everything a bundle says about itself, after verifying every byte of it."""
+    from edgeaudio.bundle import Bundle, describe
+
+    described = describe(Bundle.read(bundle))
+    if as_json:
+        print_json(described)
+    else:
+        print_fields(described)
+
+
+def check(
+    bundle: BundleFile,
+    engine: Annotated[list[str] | None, typer.Option(help="Only this engine: onnx or litert. Default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay the golden vectors of a bundle through every artefact on this machine.
+
+    Exit code 3 when one gives another answer than where it was made, 6 when none can run here.
+    """
+    from edgeaudio.bundle import Bundle
+    from edgeaudio.runtime.selfcheck import check_bundle
+
+    report = check_bundle(Bundle.read(bundle), engine or None)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        for item in report.items:
+            print(item)
+    report.raise_if_failed()

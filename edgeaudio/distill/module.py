@@ -1,0 +1,277 @@
+"""The Lightning module: one student, its loss terms, EMA, and randomness that is a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgeaudio.distill.augment import FeatureAugmentSpec, augment_log_mel
+from edgeaudio.distill.losses import LossWeights, TaskKind, label_loss, logit_distillation_loss
+from edgeaudio.spec import FrontendSpec, Spec
+
+Batch = dict[str, torch.Tensor]
+
+# Streams of random numbers drawn from one seed must not meet.
+_STREAM_ORDER, _STREAM_AUGMENT, _STREAM_UNLABELLED = 1, 2, 3
+
+
+class TrainSpec(Spec):
+    """One training run of a student, measured in windows seen."""
+
+    windows_seen: int = Field(150_000, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(2e-2, ge=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="per step; the averaged student is the result")
+    unlabelled_share: float = Field(0.0, ge=0, lt=1, description="part of each batch without labels")
+    loss: LossWeights = LossWeights()
+    augment: FeatureAugmentSpec = FeatureAugmentSpec()
+    checkpoint_every_steps: int = Field(250, ge=1, description="a kill loses at most this much work")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return max(1, self.windows_seen // self.batch_size)
+
+
+@dataclass(frozen=True)
+class WindowSet:
+    """Labelled or unlabelled windows with what the teacher says of them; float16 or float32 arrays.
+
+    `log_mel (n, frames, n_mels)`, `target (n, classes)` or None, `teacher_logits (n, classes)` or None,
+    `embedding (n, dim)` or None, `foundation_logits (n, labels)` or None, `silent (n,)` bool.
+    """
+
+    log_mel: NDArray[Any]
+    silent: NDArray[np.bool_]
+    target: NDArray[Any] | None = None
+    teacher_logits: NDArray[Any] | None = None
+    embedding: NDArray[Any] | None = None
+    foundation_logits: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.log_mel)
+
+    def take(self, rows: NDArray[np.int64]) -> Batch:
+        """Those windows as float32 tensors; absent fields are left out."""
+        fields = {
+            "log_mel": self.log_mel,
+            "target": self.target,
+            "teacher_logits": self.teacher_logits,
+            "embedding": self.embedding,
+            "foundation_logits": self.foundation_logits,
+            "silent": self.silent,
+        }
+        return {
+            name: torch.from_numpy(np.asarray(values[rows], dtype=np.float32))
+            for name, values in fields.items()
+            if values is not None
+        }
+
+
+class BatchOrder:
+    """Batches of one epoch: shuffled passes over the set, a function of (seed, step) alone."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, first_step: int, steps: int, stream: int) -> None:
+        self.size, self.batch_size, self.seed, self.stream = size, batch_size, seed, stream
+        self.first_step, self.steps = first_step, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        passes: dict[int, NDArray[np.int64]] = {}
+        for step in range(self.first_step, self.first_step + self.steps):
+            positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            rows = np.empty(self.batch_size, dtype=np.int64)
+            for number in np.unique(positions // self.size):
+                if number not in passes:
+                    passes = {k: v for k, v in passes.items() if k >= number - 1}
+                    passes[number] = np.random.default_rng([self.seed, self.stream, int(number)]).permutation(self.size)
+                chosen = positions // self.size == number
+                rows[chosen] = passes[number][positions[chosen] % self.size]
+            yield rows
+
+
+class Batches:
+    """What Lightning iterates: (labelled, unlabelled or None) batches from `first_step` on."""
+
+    def __init__(self, data: DistillData, spec: TrainSpec, seed: int, first_step: int, steps: int) -> None:
+        n_unlabelled = round(spec.batch_size * spec.unlabelled_share) if data.unlabelled is not None else 0
+        self.data, self.steps = data, steps
+        self.order = BatchOrder(
+            len(data.windows), spec.batch_size - n_unlabelled, seed, first_step, steps, _STREAM_ORDER
+        )
+        self.unlabelled_order = (
+            BatchOrder(len(data.unlabelled), n_unlabelled, seed, first_step, steps, _STREAM_UNLABELLED)
+            if data.unlabelled is not None and n_unlabelled
+            else None
+        )
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[Batch, Batch | None]]:
+        if self.unlabelled_order is None:
+            for rows in self.order:
+                yield self.data.windows.take(rows), None
+            return
+        assert self.data.unlabelled is not None
+        for rows, unlabelled_rows in zip(self.order, self.unlabelled_order, strict=True):
+            yield self.data.windows.take(rows), self.data.unlabelled.take(unlabelled_rows)
+
+
+class RowChunks:
+    """Rows 0 to `size` in chunks; a class because Lightning takes a list for several loaders."""
+
+    chunk = 256
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return -(-self.size // self.chunk)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, self.size, self.chunk):
+            yield np.arange(start, min(start + self.chunk, self.size))
+
+
+@dataclass(frozen=True)
+class DistillData:
+    """Everything that one training run reads."""
+
+    windows: WindowSet
+    held_out: WindowSet
+    unlabelled: WindowSet | None = None
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Per-dimension mean and deviation of teacher outputs, so that every dimension weighs the same."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @classmethod
+    def fit(cls, values: NDArray[Any]) -> Standardiser:
+        """From `(n, dim)`."""
+        x = np.asarray(values, dtype=np.float64)
+        return cls(
+            torch.tensor(x.mean(axis=0), dtype=torch.float32), torch.tensor(x.std(axis=0) + 1e-4, dtype=torch.float32)
+        )
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        return (values - self.mean) / self.std
+
+
+class DistillModule(L.LightningModule):
+    """Trains `student`; `averaged` (EMA) is the result. Heads for teacher terms are dropped afterwards."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        data: DistillData,
+        spec: TrainSpec,
+        *,
+        kind: TaskKind,
+        frontend: FrontendSpec,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(spec.ema_decay), use_buffers=True)
+        self.spec, self.kind, self.frontend, self.seed = spec, kind, frontend, seed
+        self.data = data
+        dim = int(student.embedding_dim)  # type: ignore[arg-type]
+        self.teacher_heads = nn.ModuleDict()
+        self.standardisers: dict[str, Standardiser] = {}
+        for term in ("embedding", "foundation_logits"):
+            values = getattr(data.windows, term)
+            if getattr(spec.loss, term) and values is not None:
+                self.teacher_heads[term] = nn.Linear(dim, values.shape[1])
+                self.standardisers[term] = Standardiser.fit(values)
+
+    # Lightning's hooks -----------------------------------------------------------------------
+
+    def train_dataloader(self) -> Batches:
+        """The batches of the current epoch: an epoch is the work between two checkpoints."""
+        first = self.current_epoch * self.spec.checkpoint_every_steps
+        steps = min(self.spec.checkpoint_every_steps, self.spec.steps - first)
+        return Batches(self.data, self.spec, self.seed, first, max(steps, 0))
+
+    def val_dataloader(self) -> RowChunks:
+        """The rows of the held-out windows in order."""
+        return RowChunks(len(self.data.held_out))
+
+    def training_step(self, batch: tuple[Batch, Batch | None], _batch_index: int) -> torch.Tensor:
+        """One step; every random draw comes from (seed, step), so a resumed run repeats an unbroken one."""
+        draw = np.random.default_rng([self.seed, _STREAM_AUGMENT, self.global_step]).integers(2**62)
+        torch.manual_seed(int(draw))  # dropout
+        generator = torch.Generator().manual_seed(int(draw))
+        labelled, unlabelled = batch
+        parts = [labelled] if unlabelled is None else [labelled, unlabelled]
+        log_mel = augment_log_mel(
+            torch.cat([part["log_mel"] for part in parts]), self.spec.augment, self.frontend, generator
+        )
+        features = self.student.forward_features(log_mel)  # type: ignore[operator]
+        logits = self.student.head(self.student.dropout(features))  # type: ignore[operator]
+        losses = self._losses(features, logits, parts)
+        total = torch.stack(list(losses.values())).sum()
+        self.log_dict({f"train_{name}": loss.detach() for name, loss in losses.items()}, on_step=True)
+        self.log("train_loss", total.detach(), on_step=True, prog_bar=True)
+        return total
+
+    def on_train_batch_end(self, *_args: Any) -> None:
+        """Let the average follow."""
+        self.averaged.update_parameters(self.student)
+
+    def validation_step(self, rows: NDArray[np.int64], _batch_index: int) -> None:
+        """Loss (and accuracy where there are labels) of the averaged student on held-out windows."""
+        batch = self.data.held_out.take(rows)
+        student = self.averaged.module
+        features = student.forward_features(batch["log_mel"])  # type: ignore[operator]
+        logits = student.head(features)  # type: ignore[operator]
+        losses = self._losses(features, logits, [batch])
+        self.log("val_loss", torch.stack(list(losses.values())).sum(), batch_size=len(rows), prog_bar=True)
+        if "target" in batch and batch["target"].shape[1]:
+            agree = (logits.argmax(1) == batch["target"].argmax(1))[batch["silent"] == 0]
+            self.log("val_accuracy", agree.float().mean(), batch_size=len(rows), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle schedule over all steps."""
+        parameters = [*self.student.parameters(), *self.teacher_heads.parameters()]
+        optimiser = torch.optim.AdamW(parameters, lr=self.spec.learning_rate, weight_decay=self.spec.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, max_lr=self.spec.learning_rate, total_steps=self.spec.steps + 1, pct_start=0.2
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Loss terms ------------------------------------------------------------------------------
+
+    def _losses(self, features: torch.Tensor, logits: torch.Tensor, parts: list[Batch]) -> dict[str, torch.Tensor]:
+        weights = self.spec.loss
+        labelled = parts[0]
+        n_labelled = len(labelled["log_mel"])
+        losses: dict[str, torch.Tensor] = {}
+        if weights.labels and "target" in labelled:
+            losses["labels"] = weights.labels * label_loss(logits[:n_labelled], labelled["target"], self.kind)
+        if weights.logits:
+            taught = torch.cat([part["teacher_logits"] for part in parts])
+            # A window without any class is taught as "no class", whatever the teacher heard in it.
+            silent = torch.cat([part["silent"] for part in parts])[:, None] > 0
+            taught = torch.where(silent, 0.0 if self.kind == "single_label" else -10.0, taught)
+            losses["logits"] = weights.logits * logit_distillation_loss(logits, taught, weights.temperature, self.kind)
+        for term, head in self.teacher_heads.items():
+            wanted = self.standardisers[term](torch.cat([part[term] for part in parts]))
+            losses[term] = getattr(weights, term) * nn.functional.mse_loss(head(features), wanted)
+        return losses

@@ -1,0 +1,143 @@
+"""From a recipe's data section to decoded clips, split into training and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeaudio.data.datasets import (
+    Clip,
+    Dataset,
+    DecodeCache,
+    Skipped,
+    assign_folds,
+    check_skipped,
+    load_dataset,
+)
+from edgeaudio.data.synth import write_synth
+from edgeaudio.errors import ConfigError, DataError
+from edgeaudio.pipeline.recipe import DataSpec, Recipe
+from edgeaudio.pipeline.workdir import WorkDir
+from edgeaudio.spec import Spec
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Context:
+    """What every stage gets: the recipe, its work directory, and where progress goes."""
+
+    recipe: Recipe
+    work: WorkDir
+    progress: Progress
+    progress_bar: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Decodable clips, and what was left out."""
+
+    dataset: Dataset
+    unlabelled: Dataset | None
+    skipped: tuple[Skipped, ...]
+    cache_folder: Path
+
+    def cache(self, sample_rate: int) -> DecodeCache:
+        """Decoded clips at that rate."""
+        return DecodeCache(self.cache_folder, sample_rate)
+
+    def train_clips(self, test_fold: int) -> tuple[Clip, ...]:
+        """Clips outside the test fold."""
+        return tuple(clip for clip in self.dataset.clips if clip.fold != test_fold)
+
+    def test_clips(self, test_fold: int) -> tuple[Clip, ...]:
+        """Clips of the test fold, in order of their ids."""
+        clips = sorted((clip for clip in self.dataset.clips if clip.fold == test_fold), key=lambda clip: clip.id)
+        return tuple(clips)
+
+
+class SynthInputs(Spec):
+    """What decides the built-in dataset."""
+
+    clips_per_class: int
+    unlabelled: int
+    seed: int
+
+
+def prepare(context: Context, teacher_rate: int) -> Prepared:
+    """Load the dataset and decode it at the teacher's rate, labelled clips at the student's rate too.
+
+    Raises:
+        DataError: too many unusable files, or a test fold without clips.
+    """
+    recipe = context.recipe
+    dataset, unlabelled = _load(context)
+    cache_folder = context.work.path / "cache" / "audio"
+    skipped: list[Skipped] = []
+    parts: list[Dataset] = []
+    labelled_rates = sorted({teacher_rate, recipe.frontend.sample_rate})
+    for part, rates in ((dataset, labelled_rates), (unlabelled, [teacher_rate])):
+        if part is None:
+            continue
+        usable = part.clips
+        for rate in rates:
+            cache = DecodeCache(cache_folder, rate)
+            title = f"decode {part.name} at {rate} Hz"
+            kept, left_out = cache.prepare(usable, progress=lambda n, total, t=title: context.progress(t, n, total))
+            skipped += left_out
+            usable = tuple(kept)
+        check_skipped(skipped, len(part.clips), recipe.data.max_skipped)
+        parts.append(replace(part, clips=usable))
+    missing = set(recipe.data.test_folds) - set(parts[0].folds())
+    if missing:
+        raise ConfigError(f"data.test_folds: no clips in fold {sorted(missing)}; there are {list(parts[0].folds())}")
+    if len(parts[0].folds()) < 2:
+        raise DataError(f"dataset {dataset.name!r} has one fold only, so nothing is left to train on")
+    return Prepared(parts[0], parts[1] if len(parts) > 1 else None, tuple(skipped), cache_folder)
+
+
+def _load(context: Context) -> tuple[Dataset, Dataset | None]:
+    """The labelled and the unlabelled dataset, folds assigned."""
+    data = context.recipe.data
+    if data.kind == "synth":
+        root = _synth_root(context)
+        dataset = load_dataset("synth", root)
+        unlabelled = load_dataset("unlabelled", root / "unlabelled") if data.synth_unlabelled else None
+        return dataset, unlabelled
+    assert data.root is not None
+    options = {"csv_path": data.csv} if data.kind == "csv" else {}
+    dataset = load_dataset(data.kind, Path(data.root), **options)
+    if data.licence != "unknown":
+        dataset = replace(dataset, licence=data.licence)
+    if not dataset.folds():
+        dataset = _folds_from_splits(dataset, data, context.recipe.seed)
+    unlabelled = None
+    if data.unlabelled:
+        unlabelled = load_dataset("unlabelled", Path(data.unlabelled), licence=data.unlabelled_licence)
+    return dataset, unlabelled
+
+
+def _folds_from_splits(dataset: Dataset, data: DataSpec, seed: int) -> Dataset:
+    """Test split as fold 1 and the rest as fold 2, or folds made at random where there is no split."""
+    if any(clip.split == "test" for clip in dataset.clips):
+        clips = tuple(replace(clip, fold=1 if clip.split == "test" else 2) for clip in dataset.clips)
+        return replace(dataset, clips=clips)
+    return assign_folds(dataset, data.assigned_folds, seed)
+
+
+def _synth_root(context: Context) -> Path:
+    data, seed = context.recipe.data, context.recipe.seed
+    inputs = SynthInputs(clips_per_class=data.synth_clips_per_class, unlabelled=data.synth_unlabelled, seed=seed)
+
+    def make(folder: Path) -> dict[str, int]:
+        write_synth(
+            folder,
+            clips_per_class=inputs.clips_per_class,
+            seed=seed,
+            unlabelled=inputs.unlabelled,
+            progress=lambda n, total: context.progress("synthesise sounds", n, total),
+        )
+        return inputs.model_dump()
+
+    return context.work.run_stage("data", inputs.model_dump(mode="json"), make).folder

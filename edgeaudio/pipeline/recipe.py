@@ -1,0 +1,120 @@
+"""The recipe: everything that decides a result, in one validated file."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from edgeaudio.data.windows import AugmentSpec
+from edgeaudio.distill.losses import LossWeights
+from edgeaudio.distill.module import TrainSpec
+from edgeaudio.spec import DecisionSpec, FrontendSpec, Spec, WindowSpec
+
+Format = Literal["onnx", "tflite"]
+
+
+class DataSpec(Spec):
+    """Which sounds, and which folds are held out as test sets (one whole run each)."""
+
+    kind: Literal["esc10", "esc50", "folder", "csv", "synth"] = "folder"
+    root: str | None = Field(None, description="dataset folder")
+    csv: str | None = Field(None, description="kind csv: the table of files and labels")
+    licence: str = "unknown"
+    test_folds: tuple[int, ...] = Field((1,), min_length=1)
+    assigned_folds: int = Field(5, ge=2, le=100, description="folds made when the dataset names none")
+    unlabelled: str | None = Field(None, description="a folder of sounds without labels")
+    unlabelled_licence: str = "unknown"
+    max_skipped: float = Field(0.01, ge=0, le=1, description="fail above this fraction of unusable files")
+    synth_clips_per_class: int = Field(40, ge=5, le=10_000, description="synth: labelled clips")
+    synth_unlabelled: int = Field(300, ge=0, le=100_000, description="synth: unlabelled clips")
+
+    @model_validator(mode="after")
+    def _root(self) -> Self:
+        if self.kind != "synth" and not self.root:
+            raise ValueError(f"data.root is missing: the folder of the {self.kind} dataset (--set data.root=FOLDER)")
+        if (self.kind == "csv") != (self.csv is not None):
+            raise ValueError("data.csv (the table) belongs to data.kind csv, and only to it")
+        return self
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are sounds without labels."""
+        return bool(self.unlabelled) or (self.kind == "synth" and self.synth_unlabelled > 0)
+
+
+class TeacherSpec(Spec):
+    """The foundation model and how it learns the task."""
+
+    name: str = "mn04"
+    weights: str | None = Field(None, description="checkpoint file; none means the cache that 'tag --fetch' fills")
+    head_c: float = Field(1e-3, gt=0, description="inverse L2 strength of the head on frozen embeddings")
+    width: int = Field(64, ge=4, le=128, description="wide-cnn: its size")
+    train: TrainSpec = Field(
+        TrainSpec(windows_seen=40_000, loss=LossWeights(labels=1, logits=0, embedding=0)),
+        description="wide-cnn: its own training",
+    )
+
+
+class WindowsSpec(Spec):
+    """The windows that the teacher labels."""
+
+    count: int = Field(16_000, ge=64, description="per fold, from training clips only")
+    unlabelled_count: int = Field(40_000, ge=0, description="from the unlabelled folder, shared by the folds")
+    held_out: int = Field(512, ge=16, description="of count: not trained on, for the learning curve")
+    augment: AugmentSpec = AugmentSpec()
+
+
+class StudentSpec(Spec):
+    """The network that will run on the device."""
+
+    family: str = "dscnn"
+    width: int = Field(32, ge=4, le=128, description="the size dial")
+    time_stride: Literal[2, 4] = 4
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class QuantizeSpec(Spec):
+    """Post-training quantisation to int8."""
+
+    calibration_windows: int = Field(512, ge=8, le=20_000)
+
+
+class VerifySpec(Spec):
+    """Gates that the exported artefacts must pass."""
+
+    fp32_tolerance: float = Field(1e-3, gt=0, description="largest |logit difference| to torch")
+    int8_min_agreement: float = Field(0.97, ge=0, le=1, description="windows with the argmax of fp32")
+    int8_max_clips_lost: int = Field(1, ge=0, description="per 80 test clips, against fp32")
+
+
+class Recipe(Spec):
+    """One distillation from sounds to verified bundles. `edgeaudio run recipe.yaml` executes it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: DataSpec
+    frontend: FrontendSpec = FrontendSpec()
+    window: WindowSpec = WindowSpec()
+    teacher: TeacherSpec = TeacherSpec()
+    windows: WindowsSpec = WindowsSpec()
+    student: StudentSpec = StudentSpec()
+    pretrain: TrainSpec | None = Field(None, description="on unlabelled windows, before the task")
+    train: TrainSpec = TrainSpec()
+    control: bool = Field(True, description="also train the same student, same budget, on labels only")
+    quantize: QuantizeSpec = QuantizeSpec()
+    formats: tuple[Format, ...] = Field(("onnx", "tflite"), min_length=1)
+    verify: VerifySpec = VerifySpec()
+    decision: DecisionSpec = DecisionSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.windows.held_out >= self.windows.count:
+            raise ValueError(f"windows.held_out {self.windows.held_out} leaves none of windows.count to train on")
+        needs = {"pretrain": self.pretrain is not None, "train.unlabelled_share": self.train.unlabelled_share > 0}
+        for field, wanted in needs.items():
+            if wanted and not (self.data.has_unlabelled and self.windows.unlabelled_count):
+                raise ValueError(f"{field} needs data.unlabelled (a folder) and windows.unlabelled_count above 0")
+        if self.pretrain is not None and self.pretrain.loss.labels + self.pretrain.loss.logits > 0:
+            raise ValueError("pretrain.loss: labels and logits must be 0, unlabelled sounds have no task labels")
+        return self

@@ -1,0 +1,193 @@
+"""The figures of the report, as small panels that a phone can show one below the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeaudio.bench.schema import ArtefactResult, BenchResult
+from edgeaudio.pipeline.report_data import FrontendExample, LearningCurve
+from edgeaudio.pipeline.report_svg import INK, MUTED, SERIES, figure_svg, new_figure, plot_style
+
+_PANEL_IN = (4.6, 2.75)
+_MAX_POINTS = 150
+_MAX_MEAN_POINTS = 80
+_MAX_PANELS = 6
+_TITLES = {
+    "train_loss": "Training loss",
+    "val_loss": "Held-out loss",
+    "val_accuracy": "Held-out accuracy",
+    "val_acc": "Held-out accuracy",
+    "lr": "Learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: trusted SVG made here, and its caption as plain text."""
+
+    svg: str
+    caption: str = ""
+
+
+def learning_curve_panels(curves: Sequence[LearningCurve]) -> tuple[list[Panel], list[str]]:
+    """One panel per metric, one colour per arm: thin lines are folds, the thick line their mean.
+
+    Returns:
+        The panels, and the names of metrics that were left out above six.
+    """
+    metrics = sorted({name for curve in curves for name in curve.series}, key=_metric_order)
+    arms = list(dict.fromkeys(curve.arm for curve in curves))
+    panels = []
+    with plot_style():
+        for number, metric in enumerate(metrics[:_MAX_PANELS]):
+            figure = new_figure(*_PANEL_IN)
+            axes = figure.subplots()
+            for colour, arm in zip(_colours(len(arms)), arms, strict=True):
+                runs = [curve.series[metric] for curve in curves if curve.arm == arm and metric in curve.series]
+                if runs:
+                    _draw_runs(axes, runs, colour, arm)
+            axes.set_title(_TITLES.get(metric, metric))
+            axes.set_xlabel("step")
+            if len(arms) > 1:
+                axes.legend()
+            label = f"{_TITLES.get(metric, metric)} by step for {', '.join(arms)}"
+            panels.append(Panel(figure_svg(figure, name=f"curve{number}", description=label)))
+    return panels, metrics[_MAX_PANELS:]
+
+
+def _metric_order(name: str) -> tuple[int, str]:
+    first = ["train_loss", "val_loss", "val_accuracy", "val_acc"]
+    return (first.index(name) if name in first else len(first) + name.startswith("train_"), name)
+
+
+def _colours(n: int) -> list[str]:
+    return [SERIES[i % len(SERIES)] for i in range(n)]
+
+
+def _draw_runs(
+    axes: Any, runs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], colour: str, arm: str
+) -> None:
+    thinned = [_thin(*run) for run in runs]
+    marker = "o" if all(len(steps) == 1 for steps, _ in thinned) else None
+    if len(thinned) == 1:
+        axes.plot(*thinned[0], color=colour, label=arm, marker=marker)
+        return
+    for steps, values in thinned:
+        axes.plot(steps, values, color=colour, linewidth=0.9, alpha=0.35, marker=marker)
+    # Only where every fold has been: a mean over fewer folds would jump where one ends.
+    first, last = max(steps[0] for steps, _ in thinned), min(steps[-1] for steps, _ in thinned)
+    grid = np.unique(np.concatenate([steps for steps, _ in thinned]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    mean = np.mean([np.interp(grid, steps, values) for steps, values in thinned], axis=0)
+    axes.plot(*_thin(grid, mean, _MAX_MEAN_POINTS), color=colour, linewidth=2.2, label=f"{arm} (mean of {len(thinned)})")
+
+
+def _thin(
+    steps: NDArray[np.float64], values: NDArray[np.float64], most: int = _MAX_POINTS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means over equal stretches, so that a long run does not make a heavy page."""
+    if len(steps) <= most:
+        return steps, values
+    edges = np.linspace(0, len(steps), most + 1).astype(int)[:-1]
+    counts = np.diff(np.append(edges, len(steps)))
+    return np.add.reduceat(steps, edges) / counts, np.add.reduceat(values, edges) / counts
+
+
+def latency_panels(bench: BenchResult) -> list[Panel]:
+    """One histogram of whole hops per artefact, all on one axis so that they can be compared by eye."""
+    timed = [(item, _samples_ms(item)) for item in bench.artefacts]
+    timed = [(item, samples) for item, samples in timed if len(samples)]
+    if not timed:
+        return []
+    # Rare stalls would squeeze everything else into one bar; they are counted in the caption instead.
+    high = max(float(np.quantile(samples, 0.95)) for _, samples in timed) * 1.5
+    low = min(float(samples.min()) for _, samples in timed) * 0.9
+    bins = np.linspace(low, high, 61)
+    panels = []
+    with plot_style():
+        for number, (item, samples) in enumerate(timed):
+            figure = new_figure(*_PANEL_IN)
+            axes = figure.subplots()
+            _draw_latency(axes, item, samples, bins)
+            beyond = int((samples > high).sum())
+            caption = f"{len(samples):,} hops; {beyond} beyond the right edge, longest {samples.max():.3g} ms"
+            label = f"Latency per hop of {item.artefact} on {item.engine}"
+            panels.append(Panel(figure_svg(figure, name=f"latency{number}", description=label), caption))
+    return panels
+
+
+def _samples_ms(item: ArtefactResult) -> NDArray[np.float64]:
+    total = item.stage("total")
+    return np.asarray(total.samples_us if total else (), dtype=np.float64) / 1e3
+
+
+def _draw_latency(axes: Any, item: ArtefactResult, samples: NDArray[np.float64], bins: NDArray[np.float64]) -> None:
+    axes.hist(samples, bins=bins, color=SERIES[0], alpha=0.85)
+    total = item.stage("total")
+    summary = total.summary if total else None
+    top = axes.get_ylim()[1] * 1.18
+    if summary is not None:
+        for name, value_us, height in (("p50", summary.p50.value_us, 0.99), ("p95", summary.p95.value_us, 0.88)):
+            if value_us is not None and value_us / 1e3 < bins[-1]:
+                axes.axvline(value_us / 1e3, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+                axes.annotate(
+                    f"{name} {value_us / 1e3:.3g}",
+                    (value_us / 1e3, top * height),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    color=INK,
+                    fontsize=9,
+                    va="top",
+                )
+    axes.set_ylim(0, top)
+    axes.set_xlim(bins[0], bins[-1])
+    axes.grid(False, axis="x")
+    axes.set_title(item.artefact)
+    axes.set_xlabel("processing time per hop (ms)")
+    axes.set_ylabel("hops")
+
+
+def frontend_panels(example: FrontendExample) -> list[Panel]:
+    """The waveform and the log-mel picture of one clip, on one time scale."""
+    duration_s = len(example.waveform) / example.sample_rate
+    with plot_style():
+        wave = new_figure(*_PANEL_IN)
+        axes = wave.subplots()
+        times_s, low, high = _envelope(example.waveform, example.sample_rate)
+        axes.fill_between(times_s, low, high, color=SERIES[0], linewidth=0.6)
+        axes.set_xlim(0, duration_s)
+        axes.set_ylim(-1.02 * _peak(example.waveform), 1.02 * _peak(example.waveform))
+        axes.set_title("Waveform")
+        axes.set_xlabel("seconds")
+        mel = new_figure(*_PANEL_IN)
+        axes = mel.subplots()
+        extent = (0, len(example.log_mel) * example.hop_s, 0, example.log_mel.shape[1])
+        axes.imshow(example.log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma", rasterized=True)
+        axes.grid(False)
+        axes.set_xlim(0, duration_s)
+        axes.tick_params(color=MUTED)
+        axes.set_title("Log-mel, as the student sees it")
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("mel band")
+        return [
+            Panel(figure_svg(wave, name="waveform", description=f"Waveform of a clip of {example.label}")),
+            Panel(figure_svg(mel, name="logmel", description=f"Log-mel spectrogram of a clip of {example.label}")),
+        ]
+
+
+def _peak(waveform: NDArray[np.float32]) -> float:
+    return max(float(np.abs(waveform).max(initial=0.0)), 1e-3)
+
+
+def _envelope(
+    waveform: NDArray[np.float32], sample_rate: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+    """Smallest and largest sample of each of up to 600 stretches."""
+    edges = np.unique(np.linspace(0, len(waveform), min(600, len(waveform)) + 1).astype(int)[:-1])
+    times_s = edges / sample_rate
+    return times_s, np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)

@@ -1,0 +1,199 @@
+"""Run a recipe: every stage for every test fold, in a resumable work directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edgeaudio.catalog import STUDENTS
+from edgeaudio.errors import ConfigError, closest_match_hint
+from edgeaudio.pipeline.labelling import read_store
+from edgeaudio.pipeline.packing import export_stage, quantise_stage
+from edgeaudio.pipeline.prepare import Context, Prepared, Progress, prepare
+from edgeaudio.pipeline.recipe import Recipe
+from edgeaudio.pipeline.summary import ArmResult, FoldResult, RunSummary, arm_result, paired_test
+from edgeaudio.pipeline.teaching import (
+    FoldTeacher,
+    adapt,
+    count_correct,
+    load_foundation,
+    needs_training,
+    teacher_rate,
+    train_wide_cnn,
+)
+from edgeaudio.pipeline.training import (
+    DISTILLED,
+    LABELS_ONLY,
+    TrainedStudent,
+    build_student,
+    label_fold,
+    label_unlabelled,
+    train_fold,
+)
+from edgeaudio.pipeline.verify import verify_stage
+from edgeaudio.pipeline.workdir import StageResult, WorkDir
+from edgeaudio.spec import canonical_json
+from edgeaudio.spec.fs import atomic_write
+from edgeaudio.students.cost import student_cost
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("data", "label", "distill", "quantize", "export", "verify")
+RECIPE_FILE = "recipe.json"
+BUNDLE_FOLDER = "bundles"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How far a run goes."""
+
+    until: str
+
+    def reaches(self, stage: str) -> bool:
+        return STAGES.index(stage) <= STAGES.index(self.until)
+
+
+def run_recipe(
+    recipe: Recipe,
+    work: Path,
+    *,
+    from_stage: str | None = None,
+    until_stage: str | None = None,
+    progress: Progress,
+    progress_bar: bool = False,
+) -> RunSummary:
+    """Execute `recipe` in `work`; finished stages with the same inputs are not run again.
+
+    Args:
+        from_stage: redo this stage and all after it. until_stage: stop after it; both of `STAGES`.
+        progress: called with (title, done, total) by every long loop but training.
+        progress_bar: show Lightning's bar while training.
+    Raises:
+        ConfigError: a stage or student that does not exist, or a window that does not fit the student.
+        ParityError: an exported artefact fails its gates.
+    """
+    for stage in (from_stage, until_stage):
+        if stage is not None and stage not in STAGES:
+            raise ConfigError(f"no stage {stage!r}. {closest_match_hint(stage, STAGES)}")
+    family = recipe.student.family
+    if family not in STUDENTS:
+        raise ConfigError(f"student.family: {family!r} is not known. {closest_match_hint(family, STUDENTS)}")
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    plan = _Plan(until_stage or STAGES[-1])
+    with WorkDir(work) as work_dir:
+        if from_stage is not None:
+            work_dir.invalidate(from_stage, _stage_names(recipe))
+        atomic_write(work / RECIPE_FILE, canonical_json(recipe.model_dump(mode="json")) + b"\n")
+        context = Context(recipe, work_dir, progress, progress_bar)
+        return _run(context, plan)
+
+
+def _stage_names(recipe: Recipe) -> list[str]:
+    """All stage names in order, as folders know them."""
+    folds = recipe.data.test_folds
+    arms = (DISTILLED, LABELS_ONLY)
+    names = ["data"]
+    names += [f"teacher-network-fold{fold}" for fold in folds]
+    names += ["label", "label-unlabelled", *(f"label-fold{fold}" for fold in folds)]
+    names += ["distill", "pretrain", *(f"distill-fold{fold}-{arm}" for fold in folds for arm in arms)]
+    for stage in ("quantize", "export", "verify"):
+        names += [stage, *(f"{stage}-fold{fold}-{arm}" for fold in folds for arm in arms)]
+    return names
+
+
+def _run(context: Context, plan: _Plan) -> RunSummary:
+    recipe = context.recipe
+    prepared = prepare(context, teacher_rate(context))
+    n_classes = len(prepared.dataset.task.labels)
+    # Fail on an impossible student before hours of labelling.
+    cost = student_cost(build_student(context, n_classes), recipe.frontend, recipe.window)  # type: ignore[arg-type]
+    folds = []
+    if plan.reaches("label"):
+        for fold in recipe.data.test_folds:
+            result = _run_fold(context, prepared, plan, fold)
+            if result is not None:
+                folds.append(result)
+    paired = paired_test(folds, DISTILLED, LABELS_ONLY, _compared_artefact(recipe.formats)) if folds else None
+    summary = RunSummary(
+        name=recipe.name,
+        seed=recipe.seed,
+        recipe_digest=recipe.digest(),
+        teacher=recipe.teacher.name,
+        labels=prepared.dataset.task.labels.names,
+        params=cost.params,
+        macs_per_window=cost.macs_per_window,
+        receptive_field_frames=cost.receptive_field_frames,
+        folds=tuple(folds),
+        paired=paired,
+        stage_wall_s=_stage_seconds(context.work),
+        skipped_clips=len(prepared.skipped),
+        until=plan.until,
+    )
+    summary.write(context.work.path)
+    return summary
+
+
+def _run_fold(context: Context, prepared: Prepared, plan: _Plan, fold: int) -> FoldResult | None:
+    recipe = context.recipe
+    trains = needs_training(recipe.teacher.name)
+    base = train_wide_cnn(context, prepared, fold) if trains else load_foundation(context)
+    labels = label_fold(context, prepared, base, fold)
+    wants_unlabelled = recipe.pretrain is not None or recipe.train.unlabelled_share > 0
+    unlabelled = label_unlabelled(context, prepared, base) if wants_unlabelled else None
+    teacher = adapt(context, prepared, base, read_store(labels.output("labels.store"), None), fold)
+    clips = prepared.test_clips(fold)
+    logger.info("fold %d: teacher gets %d of %d clips", fold, count_correct(teacher.clip_probs, clips), len(clips))
+    if not plan.reaches("distill"):
+        return None
+    results = []
+    for arm in (DISTILLED, LABELS_ONLY) if recipe.control else (DISTILLED,):
+        trained = train_fold(context, prepared, teacher, (labels, unlabelled), fold, arm)
+        if plan.reaches("quantize"):
+            result = _pack(context, prepared, plan, teacher, trained, labels)
+            if result is not None:
+                results.append(result)
+    if not results:
+        return None
+    return FoldResult(
+        fold=fold,
+        n_clips=len(clips),
+        clips=tuple(clip.id for clip in clips),
+        labels=tuple(clip.labels for clip in clips),
+        teacher_correct=teacher.clip_correct,
+        arms=tuple(results),
+    )
+
+
+def _pack(
+    context: Context,
+    prepared: Prepared,
+    plan: _Plan,
+    teacher: FoldTeacher,
+    trained: TrainedStudent,
+    labels: StageResult,
+) -> ArmResult | None:
+    quantised = quantise_stage(context, prepared, trained, labels)
+    if not plan.reaches("export"):
+        return None
+    exported = export_stage(context, prepared, trained, teacher.base, quantised)
+    if not plan.reaches("verify"):
+        return None
+    verified = verify_stage(context, prepared, trained, exported)
+    name = f"{context.recipe.name}-fold{trained.fold}" + ("" if trained.arm == DISTILLED else f"-{trained.arm}")
+    bundle = Path(BUNDLE_FOLDER) / f"{name}.eab"
+    atomic_write(context.work.path / bundle, verified.output("bundle.eab").read_bytes())
+    return arm_result(trained.arm, verified.result, trained.wall_s, bundle)
+
+
+def _compared_artefact(formats: Sequence[str]) -> str:
+    """The artefact on which the arms are compared: what would be shipped."""
+    return f"{formats[0]}-int8"
+
+
+def _stage_seconds(work: WorkDir) -> dict[str, float]:
+    """Seconds of the last run of each stage, from the work directory's history."""
+    return {event["stage"]: event["wall_s"] for event in work.history() if event["event"] == "done"}

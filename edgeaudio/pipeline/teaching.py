@@ -1,0 +1,211 @@
+"""The teacher of one fold: frozen foundation model plus a head, or a wide CNN trained on the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeaudio.catalog import resolve
+from edgeaudio.data.datasets import Clip, clip_digest
+from edgeaudio.data.windows import Float32
+from edgeaudio.distill.module import DistillData, WindowSet
+from edgeaudio.distill.train import load_student, save_student, train_student
+from edgeaudio.pipeline.labelling import LabelPlan, fill_store, read_store, split_held_out
+from edgeaudio.pipeline.prepare import Context, Prepared
+from edgeaudio.pipeline.seeds import seeded
+from edgeaudio.spec import TaskSpec, digest_json
+from edgeaudio.spec.fs import atomic_path
+from edgeaudio.students.dscnn import DSCNN
+from edgeaudio.teachers.base import Teacher
+from edgeaudio.teachers.probe import LinearHead, fit_head
+from edgeaudio.teachers.wide_cnn import WideCNNTeacher
+
+EMBED_BATCH = 16
+HARD_LABEL = 0.99
+
+
+@dataclass(frozen=True)
+class FoldTeacher:
+    """A teacher that answers the task. `head` None: its own logits are task logits."""
+
+    base: Teacher
+    head: LinearHead | None
+    clip_probs: Float32
+    clip_correct: int
+
+    def task_logits(self, embedding: Float32, foundation_logits: Float32) -> Float32:
+        """`(n, dim)`, `(n, labels)` -> `(n, classes)` float32."""
+        if self.head is None:
+            return foundation_logits
+        with torch.no_grad():
+            logits: Float32 = self.head(torch.from_numpy(embedding)).numpy()
+        return logits
+
+
+def needs_training(name: str) -> bool:
+    """Whether the teacher is trained on the fold itself instead of being a foundation model."""
+    return name == WideCNNTeacher.name
+
+
+def load_foundation(context: Context) -> Teacher:
+    """The frozen teacher of the recipe.
+
+    Raises:
+        ConfigError: not known, with the closest match.
+        DataError: its weights are not there; the message says how to get them.
+    """
+    spec = context.recipe.teacher
+    teacher: Teacher = resolve("teachers", spec.name).load(Path(spec.weights) if spec.weights else None)
+    return teacher
+
+
+def train_wide_cnn(context: Context, prepared: Prepared, fold: int) -> WideCNNTeacher:
+    """Train the fold's own teacher on labelled windows of its training clips."""
+    recipe = context.recipe
+    labels = prepared.dataset.task.labels
+    plan = fold_plan(context, prepared, fold)
+    network = seeded(recipe.seed, lambda: DSCNN(len(labels), recipe.frontend.n_mels, width=recipe.teacher.width))
+    inputs = {
+        "plan": plan.digest,
+        "count": plan.count,
+        "frontend": recipe.frontend.model_dump(mode="json"),
+        "teacher": recipe.teacher.model_dump(mode="json", exclude={"weights", "head_c"}),
+        "seed": recipe.seed,
+    }
+
+    def train(folder: Path) -> dict[str, int]:
+        store = folder / "windows.store"
+        fill_store(store, plan, None, context.progress, f"fold {fold}: make windows")
+        windows, held_out = split_held_out(read_store(store, None), recipe.windows.held_out)
+        trained = train_student(
+            network,
+            DistillData(windows, held_out),
+            recipe.teacher.train,
+            kind=prepared.dataset.task.kind,
+            frontend=recipe.frontend,
+            seed=recipe.seed,
+            folder=folder,
+            progress_bar=context.progress_bar,
+        )
+        save_student(trained, folder / "teacher.safetensors")
+        return {"fold": fold}
+
+    result = context.work.run_stage(f"teacher-network-fold{fold}", inputs, train)
+    load_student(network, result.output("teacher.safetensors"))
+    return WideCNNTeacher(network, recipe.frontend, labels)
+
+
+def fold_plan(context: Context, prepared: Prepared, fold: int) -> LabelPlan:
+    """The labelled windows of a fold: made from its training clips alone."""
+    recipe = context.recipe
+    return LabelPlan(
+        prepared.cache(teacher_rate(context)),
+        prepared.train_clips(fold),
+        prepared.dataset.task,
+        augment=recipe.windows.augment,
+        window=recipe.window,
+        frontend=recipe.frontend,
+        count=recipe.windows.count,
+        seed=recipe.seed,
+    )
+
+
+def teacher_rate(context: Context) -> int:
+    """Sample rate at which windows are made, without loading the teacher's weights."""
+    name = context.recipe.teacher.name
+    if needs_training(name):
+        return context.recipe.frontend.sample_rate
+    rate: int = resolve("teachers", name).frontend.sample_rate
+    return rate
+
+
+def embed_clips(
+    context: Context, prepared: Prepared, teacher: Teacher, clips: Sequence[Clip], title: str
+) -> tuple[Float32, Float32]:
+    """Whole-clip (embedding, logits), `(n, dim)` and `(n, labels)`, cached by teacher and clips."""
+    inputs = {"teacher": teacher.digest, "clips": [clip_digest(clip) for clip in clips]}
+
+    def embed(folder: Path) -> dict[str, int]:
+        cache = prepared.cache(teacher.frontend.sample_rate)
+        embeddings, logits = [], []
+        for number, clip in enumerate(clips):
+            waveform = torch.from_numpy(np.array(_long_enough(cache.get(clip), teacher)))[None]
+            embedding, clip_logits = teacher.embed(waveform)
+            embeddings.append(embedding[0].numpy())
+            logits.append(clip_logits[0].numpy())
+            context.progress(title, number + 1, len(clips))
+        for name, values in (("embedding", embeddings), ("logits", logits)):
+            with atomic_path(folder / f"{name}.npy") as temporary, temporary.open("wb") as stream:
+                np.save(stream, np.stack(values), allow_pickle=False)
+        return {"clips": len(clips)}
+
+    result = context.work.run_stage(f"embed-{digest_json(inputs)[:8]}", inputs, embed)
+    embedding, logits = (np.load(result.output(f"{name}.npy"), allow_pickle=False) for name in ("embedding", "logits"))
+    return embedding, logits
+
+
+def _long_enough(waveform: Float32, teacher: Teacher) -> Float32:
+    """Very short clips, padded with silence to one second, which every teacher accepts."""
+    missing = teacher.frontend.sample_rate - len(waveform)
+    return np.pad(waveform, (0, missing)) if missing > 0 else waveform
+
+
+def adapt(context: Context, prepared: Prepared, teacher: Teacher, windows: WindowSet, fold: int) -> FoldTeacher:
+    """Give the teacher a head for the task, from training clips and windows only, and score it on the test fold."""
+    task = prepared.dataset.task
+    train, test = prepared.train_clips(fold), prepared.test_clips(fold)
+    if needs_training(context.recipe.teacher.name):
+        _, test_logits = embed_clips(context, prepared, teacher, test, f"fold {fold}: teacher on test clips")
+        return _scored(teacher, None, test_logits, test, task)
+    everyone = sorted(prepared.dataset.clips, key=lambda clip: clip.id)
+    embedding, _ = embed_clips(context, prepared, teacher, everyone, "teacher on whole clips")
+    row = {clip.id: number for number, clip in enumerate(everyone)}
+    clip_part = torch.from_numpy(embedding[[row[clip.id] for clip in train]])
+    window_part, window_targets = _clean_windows(windows, task)
+    targets = torch.cat([_targets(train, task), window_targets])
+    head = fit_head(torch.cat([clip_part, window_part]), targets, task, c=context.recipe.teacher.head_c)
+    with torch.no_grad():
+        test_logits = head(torch.from_numpy(embedding[[row[clip.id] for clip in test]])).numpy()
+    return _scored(teacher, head, test_logits, test, task)
+
+
+def _clean_windows(windows: WindowSet, task: TaskSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings and targets of unmixed windows.
+
+    A head fitted on whole clips alone is right on 75 % of one-second windows of unseen clips, with
+    them on 90 % (ESC-10 fold 4, trained on folds 1 to 3).
+    """
+    assert windows.target is not None and windows.embedding is not None
+    clean = ~windows.silent
+    if task.kind == "single_label":
+        clean &= windows.target.max(axis=1) > HARD_LABEL
+    embedding = torch.from_numpy(windows.embedding[clean].astype(np.float32))
+    target = torch.from_numpy(windows.target[clean])
+    return embedding, target.argmax(1) if task.kind == "single_label" else target
+
+
+def _targets(clips: Sequence[Clip], task: TaskSpec) -> torch.Tensor:
+    """Class indices, or multi-hot rows."""
+    if task.kind == "single_label":
+        return torch.tensor([clip.labels[0] for clip in clips])
+    rows = torch.zeros(len(clips), len(task.labels))
+    for row, clip in enumerate(clips):
+        rows[row, list(clip.labels)] = 1
+    return rows
+
+
+def _scored(
+    teacher: Teacher, head: LinearHead | None, logits: Float32, clips: Sequence[Clip], task: TaskSpec
+) -> FoldTeacher:
+    tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
+    probs = (tensor.softmax(1) if task.kind == "single_label" else tensor.sigmoid()).numpy()
+    return FoldTeacher(teacher, head, probs, count_correct(probs, clips))
+
+
+def count_correct(probs: Float32, clips: Sequence[Clip]) -> int:
+    """Clips whose top class is one of their labels."""
+    return sum(int(top) in clip.labels for top, clip in zip(probs.argmax(axis=1), clips, strict=True))

@@ -1,0 +1,190 @@
+"""`Classifier`: a bundle and an engine, one clip at a time. Offline is a loop over the stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeaudio.audio.resample import resample
+from edgeaudio.audio.source import SourceStats, scrub
+from edgeaudio.bundle import Bundle
+from edgeaudio.catalog import resolve
+from edgeaudio.errors import SampleRateError, ShapeError
+from edgeaudio.runtime.engines.base import Engine, Float32
+from edgeaudio.runtime.windows import WindowStream
+from edgeaudio.spec import LabelSet
+
+# Long chunks are scored piece by piece, so that the log-mel windows of a whole day are never held at once.
+_PIECE_SAMPLES = 65_536
+
+
+class ScoredWindow(NamedTuple):
+    """Probabilities `(classes,)` of the window that starts at `position_samples`."""
+
+    position_samples: int
+    probs: Float32
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """What a clip is.
+
+    probs: `(classes,)`, mean over windows. label: the most probable. window_probs: `(windows, classes)`.
+    window_starts_s: `(windows,)` float64. nan_samples: samples that were not finite and taken as 0.
+    """
+
+    labels: LabelSet
+    probs: Float32
+    window_probs: Float32
+    window_starts_s: NDArray[np.float64]
+    nan_samples: int
+
+    @property
+    def label(self) -> str:
+        """The most probable label; of equals the first."""
+        return self.labels.names[int(self.probs.argmax())]
+
+    def top(self, n: int = 5) -> list[tuple[str, float]]:
+        """The `n` most probable labels with their probability, falling."""
+        order = np.argsort(-self.probs, kind="stable")[:n]
+        return [(self.labels.names[index], float(self.probs[index])) for index in order]
+
+
+class Classifier:
+    """Classifies clips with one artefact of a bundle.
+
+    One instance per thread. `engine_info` says which library runs and where.
+    """
+
+    def __init__(self, bundle: Bundle, *, engine: str = "onnx", precision: str = "fp32", threads: int = 1) -> None:
+        """Build the engine; never another one than asked for.
+
+        Args:
+            engine: a name of `edgeaudio list engines`. precision: "fp32" or "int8".
+        Raises:
+            ConfigError: unknown engine, or the bundle has no artefact for it in that precision.
+            UnsupportedError: the engine's library is not installed; the message says what to install.
+            BundleError: the artefact is not what the manifest says.
+        """
+        engine_class = resolve("engines", engine)
+        self.bundle = bundle
+        self.artefact = bundle.manifest.artefact(engine_class.format, precision)
+        self._engine = cast(Engine, engine_class(self.artefact, bundle.payload(self.artefact), threads=threads))
+        self._to_probs = softmax if bundle.manifest.task.kind == "single_label" else sigmoid
+
+    @classmethod
+    def load(cls, path: Path | str, *, engine: str = "onnx", precision: str = "fp32", threads: int = 1) -> Self:
+        """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor."""
+        return cls(Bundle.read(path), engine=engine, precision=precision, threads=threads)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The classes in the order of `probs`."""
+        return self.bundle.manifest.task.labels
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the front-end; clips at other rates are resampled to it."""
+        return self.bundle.manifest.frontend.sample_rate
+
+    @property
+    def engine_info(self) -> dict[str, str]:
+        """Library, version and provider or delegate in use."""
+        return self._engine.info
+
+    def window_probs(self, log_mel: Float32) -> Float32:
+        """`(frames, n_mels)` float32 -> `(classes,)` float32 probabilities."""
+        return self._to_probs(self._engine.run(log_mel))
+
+    def __call__(self, waveform: NDArray[Any], sample_rate: int) -> ClipResult:
+        """Classify a clip.
+
+        Args:
+            waveform: `(samples,)` float32 or float64 in [-1, 1]; resampled when `sample_rate` is not the bundle's,
+                padded with zeros at the end when shorter than one window.
+        Raises:
+            ShapeError: another rank or dtype, or empty.
+            SampleRateError: a rate outside the limits.
+        """
+        stats = SourceStats()
+        clean = clean_chunk(waveform, stats)
+        if not len(clean):
+            raise ShapeError("waveform is empty: there is nothing to classify")
+        if sample_rate != self.sample_rate:
+            clean = resample(clean, sample_rate, self.sample_rate)
+        if not len(clean):
+            raise SampleRateError(f"{len(waveform)} samples at {sample_rate} Hz are none at {self.sample_rate} Hz")
+        stream = ProbsStream(self)
+        scored = stream.feed(clean) + stream.flush()
+        window_probs = np.stack([window.probs for window in scored])
+        positions = np.array([window.position_samples for window in scored], np.int64)
+        return ClipResult(
+            labels=self.labels,
+            probs=window_probs.mean(axis=0, dtype=np.float64).astype(np.float32),
+            window_probs=window_probs,
+            window_starts_s=positions / self.sample_rate,
+            nan_samples=stats.nan_samples,
+        )
+
+
+class ProbsStream:
+    """Chunks in, scored windows out: the one path of clips and of live audio."""
+
+    def __init__(self, classifier: Classifier, *, start_sample: int = 0) -> None:
+        manifest = classifier.bundle.manifest
+        self._classifier = classifier
+        self._windows = WindowStream(manifest.frontend, manifest.window, start_sample=start_sample)
+        self._window_samples = manifest.window.n_samples(manifest.frontend)
+        self.reset(start_sample=start_sample)
+
+    def reset(self, *, start_sample: int = 0) -> None:
+        """Forget all audio: the next sample is `start_sample`."""
+        self._windows.reset(start_sample=start_sample)
+        self._fed_samples = 0
+
+    def feed(self, chunk: Float32) -> list[ScoredWindow]:
+        """Take clean `(samples,)` float32 of any length and score the windows it completes."""
+        self._fed_samples += len(chunk)
+        return [
+            ScoredWindow(window.position_samples, self._classifier.window_probs(window.log_mel))
+            for at in range(0, len(chunk), _PIECE_SAMPLES)
+            for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES])
+        ]
+
+    def flush(self) -> list[ScoredWindow]:
+        """The last samples: a partial window is scored, padded with zeros, only when no window was."""
+        if 0 < self._fed_samples < self._window_samples:
+            return self.feed(np.zeros(self._window_samples - self._fed_samples, np.float32))
+        return []
+
+
+def clean_chunk(chunk: NDArray[Any], stats: SourceStats) -> Float32:
+    """The door for samples: float32, one-dimensional, finite and bounded (see `edgeaudio.audio.source.scrub`).
+
+    Raises:
+        ShapeError: another rank, or a dtype that is neither float32 nor float64.
+    """
+    if chunk.ndim != 1 or chunk.dtype not in (np.float32, np.float64):
+        hint = " Divide int16 by 32768." if chunk.dtype == np.int16 else ""
+        raise ShapeError(f"waveform is {chunk.dtype} {chunk.shape}, wanted float32 (samples,) in [-1, 1].{hint}")
+    if chunk.dtype == np.float64:
+        with np.errstate(over="ignore"):  # A float64 beyond float32 becomes infinite and is scrubbed.
+            chunk = chunk.astype(np.float32)
+    return scrub(chunk, stats)
+
+
+def softmax(logits: Float32) -> Float32:
+    """`(classes,)` -> probabilities that sum to 1."""
+    powers = np.exp(logits - logits.max())
+    probs: Float32 = powers / powers.sum()
+    return probs
+
+
+def sigmoid(logits: Float32) -> Float32:
+    """`(classes,)` -> independent probabilities, without overflow."""
+    powers: Float32 = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1, powers).astype(np.float32) / (powers + 1)

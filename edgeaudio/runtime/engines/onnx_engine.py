@@ -1,0 +1,107 @@
+"""ONNX artefacts on onnxruntime's CPU provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeaudio.bundle.manifest import Artefact, TensorInfo
+from edgeaudio.errors import BundleError, ConfigError, UnsupportedError, VerificationError
+from edgeaudio.runtime.engines.base import Float32
+from edgeaudio.runtime.engines.tensors import check_log_mel, check_logits, check_tensor, dequantise, quantise
+
+PROVIDER = "CPUExecutionProvider"
+_DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8"}
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxEngine:
+    """Runs an ONNX artefact; `threads` within an operator, one operator at a time."""
+
+    format = "onnx"
+
+    def __init__(self, artefact: Artefact, payload: bytes, *, threads: int = 1) -> None:
+        """Build the session from verified bytes.
+
+        Raises:
+            UnsupportedError: onnxruntime is not installed, or lacks an operator of the graph.
+            BundleError: not an ONNX model, or its tensors are not those of the manifest.
+        """
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}, wanted at least 1")
+        self._artefact = artefact
+        self._threads = threads
+        self._session = _session(artefact, payload, threads)
+        # Unlike a missing provider at construction, a later fall-back is not an error to onnxruntime.
+        if self._session.get_providers() != [PROVIDER]:
+            raise UnsupportedError(f"onnxruntime runs on {self._session.get_providers()}, wanted {PROVIDER} alone")
+        self._check_tensors()
+        self._output = artefact.outputs[-1]
+
+    def run(self, log_mel: Float32) -> Float32:
+        """See `Engine.run`."""
+        window: np.ndarray[Any, Any] = check_log_mel(log_mel, self._artefact)
+        info = self._artefact.input
+        if info.dtype == "int8":
+            window = quantise(window, *_scale(info, self._artefact))
+        try:
+            (logits,) = self._session.run([self._output.name], {info.name: window})
+        except Exception as error:  # onnxruntime's errors share no base but Exception.
+            raise VerificationError(f"{self._artefact.path}: onnxruntime failed to run it: {error!s:.300}") from error
+        if self._output.dtype == "int8":
+            logits = dequantise(logits, *_scale(self._output, self._artefact))
+        return check_logits(logits, self._artefact)
+
+    @property
+    def info(self) -> dict[str, str]:
+        """See `Engine.info`."""
+        import onnxruntime
+
+        return {
+            "engine": "onnx",
+            "library": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "provider": PROVIDER,
+            "threads": str(self._threads),
+        }
+
+    def _check_tensors(self) -> None:
+        artefact = self._artefact
+        _check_all("input", self._session.get_inputs(), (artefact.input,), artefact)
+        _check_all("output", self._session.get_outputs(), artefact.outputs, artefact)
+
+
+def _session(artefact: Artefact, payload: bytes, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"engine 'onnx' needs onnxruntime to run {artefact.name}: pip install 'edgeaudio[runtime-onnx]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(payload, sess_options=options, providers=[PROVIDER])
+    except Exception as error:  # onnxruntime's errors share no base but Exception.
+        if type(error).__name__ == "NotImplemented":
+            raise UnsupportedError(f"{artefact.path}: this onnxruntime lacks an operator: {error!s:.300}") from error
+        raise BundleError(f"{artefact.path}: onnxruntime refuses the model: {error!s:.300}") from error
+
+
+def _check_all(role: str, given: list[Any], wanted: tuple[TensorInfo, ...], artefact: Artefact) -> None:
+    names, wanted_names = [tensor.name for tensor in given], [info.name for info in wanted]
+    if names != wanted_names:
+        raise BundleError(f"{artefact.path}: {role}s of the model are {names}, the manifest says {wanted_names}")
+    for tensor, info in zip(given, wanted, strict=True):
+        check_tensor(role, tuple(tensor.shape), _DTYPES.get(tensor.type, tensor.type), info, artefact)
+
+
+def _scale(info: TensorInfo, artefact: Artefact) -> tuple[float, int]:
+    # ONNX tensors carry no scale of their own, so the manifest must.
+    if info.scale is None or info.zero_point is None:
+        raise BundleError(f"{artefact.name}: {info.name!r} is int8 but has no scale and zero_point in the manifest")
+    return info.scale, info.zero_point

@@ -1,0 +1,58 @@
+"""What every engine shares at its two ends: shape checks and int8 conversion."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeaudio.bundle.manifest import Artefact, TensorInfo
+from edgeaudio.errors import BundleError, ShapeError, VerificationError
+from edgeaudio.runtime.engines.base import Float32
+
+Int8 = NDArray[np.int8]
+
+
+def check_log_mel(log_mel: Float32, artefact: Artefact) -> Float32:
+    """`(frames, n_mels)` float32 -> contiguous `(1, frames, n_mels)`; ShapeError for anything else."""
+    wanted = artefact.input.shape[1:]
+    if log_mel.shape != wanted or log_mel.dtype != np.float32:
+        raise ShapeError(f"log_mel is {log_mel.dtype} {log_mel.shape}, {artefact.name} wants float32 {wanted}")
+    return np.ascontiguousarray(log_mel)[None]
+
+
+def check_logits(logits: Float32, artefact: Artefact) -> Float32:
+    """`(1, classes)` -> `(classes,)`, freshly allocated; VerificationError when not finite or of another shape."""
+    if logits.shape != artefact.outputs[-1].shape:
+        raise VerificationError(f"{artefact.name}: output is {logits.shape}, manifest: {artefact.outputs[-1].shape}")
+    if not np.isfinite(logits).all():
+        raise VerificationError(f"{artefact.name}: logits are not finite on finite input; the artefact is unusable")
+    fresh: Float32 = logits[0].astype(np.float32)
+    return fresh
+
+
+def check_tensor(role: str, shape: tuple[object, ...], dtype: str, info: TensorInfo, artefact: Artefact) -> None:
+    """Raise `BundleError` where the model's own tensor is not what the manifest promises.
+
+    Args:
+        shape: symbolic dimensions, which are not int, fit anything.
+    """
+    fits = len(shape) == len(info.shape) and all(
+        not isinstance(size, int) or size == wanted for size, wanted in zip(shape, info.shape, strict=True)
+    )
+    if not fits or dtype != info.dtype:
+        raise BundleError(
+            f"{artefact.path}: {role} {info.name!r} of the model is {dtype} {shape}, "
+            f"the manifest says {info.dtype} {info.shape}"
+        )
+
+
+def quantise(values: Float32, scale: float, zero_point: int) -> Int8:
+    """float32 -> int8, halves to even as the C runtimes do, clipped to [-128, 127]."""
+    steps = np.rint(values / np.float32(scale)) + np.float32(zero_point)
+    clipped: Int8 = steps.clip(-128, 127).astype(np.int8)
+    return clipped
+
+
+def dequantise(values: Int8, scale: float, zero_point: int) -> Float32:
+    """int8 -> float32."""
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -1,0 +1,163 @@
+"""`edgeaudio bundle check`: replay a bundle's golden vectors on the machine it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgeaudio.bundle import Artefact, Bundle
+from edgeaudio.catalog import ENGINES, resolve
+from edgeaudio.errors import ParityError, UnsupportedError, VerificationError
+from edgeaudio.frontend.reference import PARITY_GATE_LN, parity_gap_ln
+from edgeaudio.frontend.stream import FrontendStream
+from edgeaudio.runtime.engines.base import Engine, Float32
+
+# Bound on |logit - golden logit|. float32: other CPUs order their sums differently.
+LOGIT_TOLERANCE_FP32 = 1e-3
+# int8 output: one step where a rounding tips over, and one more where it does so twice on the way.
+LOGIT_TOLERANCE_INT8_STEPS = 2
+# int8 inside but float output, with no step to count: this share of the spread of the golden logits.
+LOGIT_TOLERANCE_INT8_SPREAD = 0.05
+
+
+@dataclass(frozen=True)
+class CheckItem:
+    """One replay: `subject` ("frontend" or an artefact) on `engine`.
+
+    figure: largest difference to the golden vectors; gate: its bound; both in `unit`. None when not run.
+    """
+
+    subject: str
+    engine: str
+    status: Literal["passed", "failed", "not run"]
+    unit: str = ""
+    figure: float | None = None
+    gate: float | None = None
+    argmax_agreement: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        measured = "" if self.figure is None else f": {self.figure:.2e} {self.unit}, gate {self.gate:.2e}"
+        return f"{self.subject} on {self.engine} {self.status}{measured}{': ' + self.reason if self.reason else ''}"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All replays of one bundle. What could not run here is listed as "not run", never left out."""
+
+    bundle: str
+    sha256: str
+    items: tuple[CheckItem, ...]
+
+    @property
+    def failed(self) -> tuple[CheckItem, ...]:
+        """The replays above their gate, or that broke."""
+        return tuple(item for item in self.items if item.status == "failed")
+
+    @property
+    def not_run(self) -> tuple[CheckItem, ...]:
+        """The replays that this machine could not do."""
+        return tuple(item for item in self.items if item.status == "not run")
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was replayed and passed."""
+        return not self.failed and not self.not_run
+
+    def raise_if_failed(self) -> None:
+        """Raise unless all that ran has passed and at least one artefact ran.
+
+        Raises:
+            ParityError: naming each failed artefact with its figure and gate.
+            UnsupportedError: no artefact could run on this machine.
+        """
+        if self.failed:
+            raise ParityError(f"bundle {self.bundle!r}: " + "; ".join(map(str, self.failed)))
+        if not any(item.status == "passed" for item in self.items if item.subject != "frontend"):
+            raise UnsupportedError(f"bundle {self.bundle!r}: no artefact ran: " + "; ".join(map(str, self.not_run)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        items = [vars(item) for item in self.items]
+        return {"bundle": self.bundle, "sha256": self.sha256, "complete": self.complete, "items": items}
+
+
+def check_bundle(bundle: Bundle, engines: Iterable[str] | None = None) -> CheckReport:
+    """Replay the golden vectors through the numpy front-end and each artefact on each engine of its format.
+
+    Args:
+        engines: names of `edgeaudio list engines`; None is all of them.
+    Raises:
+        ConfigError: an engine name is unknown.
+    """
+    names = list(ENGINES) if engines is None else list(engines)
+    classes = {name: resolve("engines", name) for name in names}
+    items = [_check_frontend(bundle)]
+    for artefact in bundle.manifest.artefacts:
+        able = {name: engine for name, engine in classes.items() if engine.format == artefact.format}
+        items += [_check_artefact(bundle, artefact, name, engine) for name, engine in able.items()]
+        if not able:
+            reason = f"none of the engines {names} runs {artefact.format}"
+            items.append(CheckItem(artefact.name, "(none)", "not run", reason=reason))
+    return CheckReport(bundle.manifest.name, bundle.sha256, tuple(items))
+
+
+def _check_frontend(bundle: Bundle) -> CheckItem:
+    spec, golden = bundle.manifest.frontend, bundle.golden
+    stream = FrontendStream(spec)
+    gap_ln = 0.0
+    for waveform, log_mel in zip(golden.waveform, golden.log_mel, strict=True):
+        stream.reset()
+        gap_ln = max(gap_ln, parity_gap_ln(stream.feed(waveform), log_mel, spec))
+    status: Literal["passed", "failed"] = "passed" if gap_ln <= PARITY_GATE_LN else "failed"
+    return CheckItem("frontend", "numpy", status, "ln", gap_ln, PARITY_GATE_LN)
+
+
+def _check_artefact(bundle: Bundle, artefact: Artefact, name: str, engine_class: Any) -> CheckItem:
+    golden = bundle.golden.logits[artefact.name]
+    try:
+        engine: Engine = engine_class(artefact, bundle.payload(artefact), threads=1)
+        logits = np.stack([engine.run(log_mel) for log_mel in bundle.golden.log_mel])
+    except UnsupportedError as error:
+        return CheckItem(artefact.name, name, "not run", reason=str(error))
+    except VerificationError as error:
+        return CheckItem(artefact.name, name, "failed", reason=str(error))
+    gate = logit_tolerance(artefact, golden)
+    figure = float(np.abs(logits - golden).max())
+    same_top = logits.argmax(axis=1) == golden.argmax(axis=1)
+    # Where the golden vectors themselves nearly tie, another top class within the gate is no fault.
+    clear = _top_margin(golden) > gate
+    passed = figure <= gate and bool(same_top[clear].all())
+    return CheckItem(
+        subject=artefact.name,
+        engine=name,
+        status="passed" if passed else "failed",
+        unit="logit",
+        figure=figure,
+        gate=gate,
+        argmax_agreement=float(same_top.mean()),
+        reason="" if passed or figure > gate else "another top class than in the golden vectors",
+    )
+
+
+def logit_tolerance(artefact: Artefact, golden: Float32) -> float:
+    """Largest |difference| in logits that `artefact` may show against its golden logits `(n, classes)`."""
+    if artefact.precision == "fp32":
+        return LOGIT_TOLERANCE_FP32
+    scale = artefact.outputs[-1].scale
+    if scale is not None:
+        # The float form of a step count: half a step more would let the next step in, a thousandth only rounding.
+        return (LOGIT_TOLERANCE_INT8_STEPS + 1e-3) * scale
+    return LOGIT_TOLERANCE_INT8_SPREAD * float(golden.max() - golden.min())
+
+
+def _top_margin(logits: Float32) -> Float32:
+    """`(n, classes)` -> `(n,)`: how far the best class is above the second; infinite where there is one class."""
+    if logits.shape[1] == 1:
+        return np.full(len(logits), np.inf, np.float32)
+    ordered = np.sort(logits, axis=1)
+    margin: Float32 = ordered[:, -1] - ordered[:, -2]
+    return margin

@@ -1,0 +1,48 @@
+"""`ExportedArtefact`: one model file in memory, before it enters a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from edgeaudio.bundle.manifest import Artefact, ArtefactFormat, Metric, Parity, Precision, TensorInfo
+
+INPUT_NAME = "log_mel"
+OUTPUT_NAME = "logits"
+
+
+@dataclass(frozen=True)
+class ExportedArtefact:
+    """The bytes of an exported student and what its input and outputs are."""
+
+    format: ArtefactFormat
+    precision: Precision
+    payload: bytes
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+    #: Activations that an int8 file still computes in float, by name; empty when fully integer.
+    float_activations: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`onnx-int8` and the like."""
+        return f"{self.format}-{self.precision}"
+
+    @property
+    def path(self) -> str:
+        """Where it lies in a bundle."""
+        return f"artefacts/{self.precision}.{self.format}"
+
+    def manifest_entry(self, *, parity: Parity | None = None, metrics: tuple[Metric, ...] = ()) -> Artefact:
+        """The manifest's description of this artefact."""
+        return Artefact(
+            path=self.path,
+            size_bytes=len(self.payload),
+            sha256=hashlib.sha256(self.payload).hexdigest(),
+            format=self.format,
+            precision=self.precision,
+            input=self.input,
+            outputs=self.outputs,
+            parity=parity,
+            metrics=metrics,
+        )

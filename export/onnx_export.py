@@ -1,0 +1,72 @@
+"""Student -> ONNX bytes: opset 20, IR 10, static batch 1, no external data, the same bytes every time."""
+
+from __future__ import annotations
+
+import onnx
+import torch
+from torch.fx import GraphModule
+
+from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.compress.quiet import quiet_libraries
+from edgeaudio.errors import VerificationError
+
+from . import onnx_graph
+from .artefact import INPUT_NAME, OUTPUT_NAME, ExportedArtefact
+from .operators import Model, float_model, naming_operators, quantised_model
+
+# The newest that onnxruntime 1.23 loads: the last one with wheels for the Python 3.10 of some boards.
+OPSET = 20
+MAX_IR_VERSION = 10
+
+
+def export_onnx(model: Model, example: torch.Tensor, precision: Precision) -> ExportedArtefact:
+    """Export to ONNX; int8 files hold 8-bit weights and are fully quantised between float input and output.
+
+    Args:
+        model: the student (fp32) or its `QuantisedStudent` (int8).
+        example: `(1, frames, n_mels)` float32; only its shape matters.
+    Raises:
+        ConfigError, ShapeError: model, precision and example do not fit together.
+        UnsupportedError: names the operator that ONNX lacks.
+        VerificationError: the exported graph is not what was asked for.
+    """
+    if precision == "int8":
+        module: torch.nn.Module = quantised_model(model, precision, example).folded
+    else:
+        module = float_model(model, precision, example)
+    with quiet_libraries("torch.onnx"), naming_operators("onnx"):
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+        )
+        assert program is not None
+        proto: onnx.ModelProto = program.model_proto
+    _tidy(proto, quantised=isinstance(module, GraphModule))
+    graph = proto.graph
+    return ExportedArtefact(
+        format="onnx",
+        precision=precision,
+        payload=proto.SerializeToString(deterministic=True),
+        input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(graph.input[0])),
+        outputs=tuple(TensorInfo(name=value.name, shape=onnx_graph.tensor_shape(value)) for value in graph.output),
+    )
+
+
+def _tidy(proto: onnx.ModelProto, *, quantised: bool) -> None:
+    onnx_graph.strip(proto)
+    if quantised:
+        onnx_graph.activations_to_uint8(proto.graph)
+    onnx_graph.shorten_names(proto.graph)
+    onnx.checker.check_model(proto, full_check=True)
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    if opsets != {"": OPSET} or proto.ir_version > MAX_IR_VERSION:
+        raise VerificationError(
+            f"onnx: exported with opsets {opsets} and IR {proto.ir_version}, wanted opset {OPSET} of the default "
+            f"domain only and IR at most {MAX_IR_VERSION}"
+        )

@@ -1,0 +1,79 @@
+"""Student -> TFLite bytes through litert_torch (imported on first use, it takes seconds)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.compress.quiet import quiet_libraries
+from edgeaudio.errors import VerificationError
+from edgeaudio.runtime.engines.tensors import quantise
+
+from .artefact import ExportedArtefact
+from .operators import Model, float_model, naming_operators, quantised_model
+
+
+def export_tflite(model: Model, example: torch.Tensor, precision: Precision) -> ExportedArtefact:
+    """Export to TFLite; int8 files are int8 from input to output, with scales in `input` and `outputs`.
+
+    Args and errors as `export_onnx`.
+    """
+    options: dict[str, Any] = {}
+    with quiet_libraries("litert_torch"), naming_operators("tflite"):
+        import litert_torch
+        from litert_torch.quantize.quant_config import QuantConfig
+
+        from . import tflite_graph
+
+        if precision == "int8":
+            quantised = quantised_model(model, precision, example)
+            module: torch.nn.Module = quantised.unfolded
+            options["quant_config"] = QuantConfig(pt2e_quantizer=quantised.quantizer)
+        else:
+            module = float_model(model, precision, example)
+        converted: bytes = litert_torch.convert(module, (example,), **options).model_content()
+        payload = tflite_graph.compact(converted)
+        interpreted = _Interpreted(payload)
+        _check_same(_Interpreted(converted), interpreted)
+    left_float = tflite_graph.float_activations(payload) if precision == "int8" else ()
+    if left_float:
+        raise VerificationError(f"tflite: {len(left_float)} activations of the int8 file are float: {left_float[:6]}")
+    return ExportedArtefact("tflite", precision, payload, interpreted.input, interpreted.outputs)
+
+
+class _Interpreted:
+    """A TFLite file in LiteRT, for what only the interpreter can say about it."""
+
+    def __init__(self, payload: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_content=payload, num_threads=1)
+        self._interpreter.allocate_tensors()
+        (self._input,) = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+        self.input = _tensor_info(self._input)
+        self.outputs = tuple(map(_tensor_info, self._outputs))
+
+    def run(self, window: Any) -> Any:
+        self._interpreter.set_tensor(self._input["index"], window)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._outputs[-1]["index"])
+
+
+def _check_same(converted: _Interpreted, compacted: _Interpreted) -> None:
+    window: Any = np.random.default_rng(0).standard_normal(converted.input.shape).astype(np.float32)
+    if converted.input.scale is not None and converted.input.zero_point is not None:
+        window = quantise(window, converted.input.scale, converted.input.zero_point)
+    if not np.array_equal(converted.run(window), compacted.run(window)):
+        raise VerificationError("tflite: the compacted file computes something else than the converter's")
+
+
+def _tensor_info(details: dict[str, Any]) -> TensorInfo:
+    name, shape = details["name"], tuple(int(length) for length in details["shape"])
+    if details["dtype"] is not np.int8:
+        return TensorInfo(name=name, shape=shape, dtype=np.dtype(details["dtype"]).name)
+    scale, zero_point = details["quantization"]
+    return TensorInfo(name=name, shape=shape, dtype="int8", scale=scale, zero_point=zero_point)

@@ -1,0 +1,32 @@
+"""What all tests share: the assets beside the repository, two threads at most, repeatable examples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports NumPy or torch: two torch jobs that each take all cores slow each other many-fold.
+os.environ["OMP_NUM_THREADS"] = str(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
+
+# The same examples every time: a failure that one run finds, the next one finds too.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("explore", derandomize=False, deadline=None, max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """`../shared` beside the repository: real audio, teacher weights. Mark the test with `assets`."""
+    if not (SHARED / "data").is_dir():
+        reason = f"{SHARED.name}/data is not beside the repository"
+        if os.environ.get("EDGEAUDIO_REQUIRE_ASSETS") == "1":
+            pytest.fail(f"EDGEAUDIO_REQUIRE_ASSETS=1, but {reason}")
+        pytest.skip(reason)
+    return SHARED
