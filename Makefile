@@ -53,4 +53,4 @@ format: setup ## rewrite the sources in the house format
 
 clean: ## remove caches and build output; keeps .venv and your work directories
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis lightning_logs
-	@find edgeaudio export tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from . import onnx_graph
 from .artefact import INPUT_NAME, OUTPUT_NAME, ExportedArtefact
 from .operators import Model, float_model, naming_operators, quantised_model
 
-# The newest that onnxruntime 1.23 loads: the last one with wheels for the Python 3.10 of some boards.
+# Not newer: boards with Python 3.10 get no onnxruntime after 1.23.
 OPSET = 20
 MAX_IR_VERSION = 10
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from edgeaudio.errors import ConfigError
 from edgeaudio.spec import Spec
 from edgeaudio.spec.fs import atomic_write
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 StageName = Literal["resample", "frontend", "inference", "decision", "total"]
 VerdictLevel = Literal["valid", "suspect", "invalid"]

@@ -72,7 +72,7 @@ def _disturbed(load: LoadState | None, threads: int) -> list[Reason]:
     if threads == 1 and load.cpu_share < MIN_CPU_SHARE:
         level = "invalid" if load.cpu_share < MIN_CPU_SHARE_VALID else "suspect"
         message = f"the measuring thread held a core for only {load.cpu_share:.0%} of the timed span"
-        reasons.append(Reason(level=level, code="off-cpu", message=message))  # type: ignore[arg-type]
+        reasons.append(Reason(level=level, code="off-cpu", message=message))
     return reasons
 
 

@@ -40,7 +40,7 @@ def bench(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time every artefact of a bundle, hop by hop, as in a live stream.
+    """Time every artefact of a bundle, as in a live stream.
 
     Exit code 4 when the figures must not be used; the reasons say why.
     """

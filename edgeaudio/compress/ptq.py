@@ -84,6 +84,9 @@ def quantise_ptq(
                 prepared(window[None])
         folded = convert_pt2e(copy.deepcopy(prepared), fold_quantize=True)
         unfolded = convert_pt2e(prepared, fold_quantize=False)
+        for part in (*folded.modules(), *unfolded.modules()):
+            # Exported graphs refuse eval() and keep a stale flag, about which litert_torch then complains.
+            part.training = False
     count = check_integer_graph(folded)
     check_integer_graph(unfolded)
     logger.info("int8 on %d windows: %d quantise, %d dequantise nodes", len(calibration), *_pair(count))

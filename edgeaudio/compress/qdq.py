@@ -121,10 +121,9 @@ def _faults_of(graph_module: GraphModule, node: Node) -> list[str]:
     if node.target not in INTEGER_OPS:
         return [f"{name}: op {node.target} has no int8 form"]
     faults = []
-    sources = list(node.args[: 2 if node.target in WEIGHTED_OPS | ADD_OPS else 1])
-    roles = ["input", "weight" if node.target in WEIGHTED_OPS else "input"][: len(sources)]
-    for role, source in zip(roles, sources, strict=True):
-        if not is_dequantise(source):
+    for position in range(2 if node.target in WEIGHTED_OPS | ADD_OPS else 1):
+        if not is_dequantise(node.args[position]):
+            role = "weight" if position and node.target in WEIGHTED_OPS else "input"
             faults.append(f"{name}: float {role}")
     if not faults and node.target in WEIGHTED_OPS and not _weight_is_int8(graph_module, node):
         faults.append(f"{name}: weight is not int8")

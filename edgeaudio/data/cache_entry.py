@@ -18,9 +18,7 @@ _TRAILER_BYTES = len(_MAGIC) + hashlib.sha256().digest_size
 
 def write_entry(path: Path, waveform: NDArray[np.float32]) -> None:
     """Write `waveform (samples,)` so that a kill leaves the whole entry or none."""
-    buffer = io.BytesIO()
-    np.save(buffer, waveform, allow_pickle=False)
-    data = buffer.getvalue()
+    data = _header(len(waveform)) + waveform.astype("<f4", copy=False).tobytes()
     atomic_write(path, data + _MAGIC + hashlib.sha256(data).digest())
 
 
@@ -31,18 +29,29 @@ def read_entry(path: Path, *, verify: bool) -> NDArray[np.float32] | None:
     descriptor while the array lives.
     """
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as stream:
+            size_bytes = stream.seek(0, io.SEEK_END)
+            n_samples = (size_bytes - len(_header(0)) - _TRAILER_BYTES) // 4
+            # The header follows from the length: comparing it parses nothing that may be damaged.
+            header = _header(max(0, n_samples))
+            data_bytes = len(header) + 4 * n_samples
+            if n_samples < 1 or size_bytes != data_bytes + _TRAILER_BYTES:
+                return None
+            stream.seek(0)
+            data = stream.read(data_bytes if verify else len(header))
+            stream.seek(data_bytes)
+            trailer = stream.read()
+    except FileNotFoundError:
         return None
-    if not isinstance(mapped, np.memmap) or mapped.dtype != np.float32 or mapped.ndim != 1:
+    if not data.startswith(header) or not trailer.startswith(_MAGIC):
         return None
-    end_bytes = mapped.offset + mapped.nbytes
-    if path.stat().st_size != end_bytes + _TRAILER_BYTES:
+    if verify and trailer[len(_MAGIC) :] != hashlib.sha256(data).digest():
         return None
-    with path.open("rb") as stream:
-        data = stream.read(end_bytes) if verify else b""
-        stream.seek(end_bytes)
-        trailer = stream.read()
-    if trailer[: len(_MAGIC)] != _MAGIC or (verify and trailer[len(_MAGIC) :] != hashlib.sha256(data).digest()):
-        return None
-    return mapped
+    return np.memmap(path, "<f4", mode="r", offset=len(header), shape=(n_samples,))
+
+
+def _header(n_samples: int) -> bytes:
+    """The `.npy` header; NumPy pads it to one length for any number of samples."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (n_samples,)})
+    return buffer.getvalue()

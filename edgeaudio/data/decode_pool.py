@@ -79,17 +79,21 @@ def decode_all(
         finally:
             idle.put(worker)
 
-    with ThreadPoolExecutor(len(crew)) as threads:
-        futures: dict[Future[DecodeFacts | DecodeFailure], int] = {
-            threads.submit(ask, request): i for i, request in enumerate(requests)
-        }
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-            for worker in crew:
-                worker.stop()
+    try:
+        with ThreadPoolExecutor(len(crew)) as threads:
+            futures: dict[Future[DecodeFacts | DecodeFailure], int] = {
+                threads.submit(ask, request): i for i, request in enumerate(requests)
+            }
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+                for worker in crew:
+                    worker.kill()  # A thread that waits for an answer must not hold us up.
+    finally:
+        for worker in crew:
+            worker.end()
 
 
 # -P: a json.py in the current folder must not become the worker's.
@@ -126,13 +130,23 @@ class _Worker:
             raise DataError(f"{request.path}: the decoder process failed: {reply['fatal']}")
         return DecodeFailure(**reply) if "reason" in reply else DecodeFacts(**reply)
 
-    def stop(self) -> None:
-        """Kill the process, also from another thread, which then sees it end."""
+    def kill(self) -> None:
+        """Kill the process from another thread; the one that waits for its answer sees it end."""
         self._stopped = True
         process = self._process
         if process is not None:
             process.kill()
-            process.wait()
+
+    def end(self) -> int | None:
+        """Kill the process and clear up after it; its exit status, `None` when there was none."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return process.wait()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -142,30 +156,22 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # Decoders chat there about files that they then refuse or accept.
                 env=_environment(),
+                process_group=0,  # Ctrl-C is the parent's to handle; workers end with their input.
             )
             self._process = process
             line, _ = _converse(process, b"", _START_TIMEOUT_S)
             if line.strip() != json.dumps(READY).encode() and not self._stopped:
                 raise UnsupportedError(
-                    f"the decoder process does not start (exit status {self._end()}). "
+                    f"the decoder process does not start (exit status {self.end()}). "
                     f"Run {' '.join(self._command)} to see why."
                 )
         return self._process
 
     def _lost(self, request: DecodeRequest, expired: bool) -> DecodeFailure:
-        status = self._end()
+        status = self.end()
         if expired:
             return DecodeFailure("decoder_timeout", f"{request.path}: not decoded within {self._timeout_s:g} s")
         return DecodeFailure("decoder_crashed", f"{request.path}: the decoder died with exit status {status}")
-
-    def _end(self) -> int:
-        process, self._process = self._process, None
-        assert process is not None
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        return process.wait()
 
 
 def _converse(process: subprocess.Popen[bytes], line: bytes, timeout_s: float) -> tuple[bytes, bool]:

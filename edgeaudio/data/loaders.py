@@ -171,9 +171,7 @@ def inside(root: Path, name: str, *, where: str) -> Path:
     except (OSError, RuntimeError) as error:  # A ring of links is a RuntimeError before Python 3.13.
         raise DataError(f"{where}: {name!r} cannot be resolved: {error}") from error
     if not stays:
-        raise DataError(
-            f"{where}: {name!r} leads out of {root}. Copy the file into that folder."
-        )
+        raise DataError(f"{where}: {name!r} leads out of {root}. Copy the file into that folder.")
     return path
 
 

@@ -60,19 +60,7 @@ def write_synth(
         ConfigError: a count out of range.
         DataError: `folder` holds something else.
     """
-    if not (1 <= clips_per_class < 100_000 and 2 <= folds <= clips_per_class and unlabelled >= 0 and seed >= 0):
-        raise ConfigError(
-            f"clips_per_class {clips_per_class}, folds {folds}, unlabelled {unlabelled}, seed {seed}: wanted "
-            "1 to 99999 clips per class, 2 to clips_per_class folds, and no negative number"
-        )
-    recipe = {
-        "revision": _REVISION,
-        "clips_per_class": clips_per_class,
-        "seed": seed,
-        "folds": folds,
-        "unlabelled": unlabelled,
-        "licence": SYNTH_LICENCE,
-    }
+    recipe = _recipe(clips_per_class, seed, folds, unlabelled)
     if _claim(folder, recipe):
         return
     total = clips_per_class * len(SYNTH_CLASSES) + unlabelled
@@ -97,6 +85,22 @@ def write_synth(
         [["filename", "fold", "target", "category", "esc10", "src_file", "take"], *rows]
     )
     atomic_write(folder / "meta" / "esc50.csv", table.getvalue().encode())
+
+
+def _recipe(clips_per_class: int, seed: int, folds: int, unlabelled: int) -> dict[str, object]:
+    if not (1 <= clips_per_class < 100_000 and 2 <= folds <= clips_per_class and unlabelled >= 0 and seed >= 0):
+        raise ConfigError(
+            f"clips_per_class {clips_per_class}, folds {folds}, unlabelled {unlabelled}, seed {seed}: wanted "
+            "1 to 99999 clips per class, 2 to clips_per_class folds, and no negative number"
+        )
+    return {
+        "revision": _REVISION,
+        "clips_per_class": clips_per_class,
+        "seed": seed,
+        "folds": folds,
+        "unlabelled": unlabelled,
+        "licence": SYNTH_LICENCE,
+    }
 
 
 def _claim(folder: Path, recipe: dict[str, object]) -> bool:

@@ -51,13 +51,18 @@ def learning_curve_panels(curves: Sequence[LearningCurve]) -> tuple[list[Panel],
                 runs = [curve.series[metric] for curve in curves if curve.arm == arm and metric in curve.series]
                 if runs:
                     _draw_runs(axes, runs, colour, arm)
-            axes.set_title(_TITLES.get(metric, metric))
+            axes.set_title(_title(metric))
             axes.set_xlabel("step")
             if len(arms) > 1:
                 axes.legend()
-            label = f"{_TITLES.get(metric, metric)} by step for {', '.join(arms)}"
+            label = f"{_title(metric)} by step for {', '.join(arms)}"
             panels.append(Panel(figure_svg(figure, name=f"curve{number}", description=label)))
     return panels, metrics[_MAX_PANELS:]
+
+
+def _title(metric: str) -> str:
+    part = metric.removeprefix("train_")
+    return _TITLES.get(metric) or (f"Training loss: {part}" if part != metric else metric)
 
 
 def _metric_order(name: str) -> tuple[int, str]:
@@ -84,7 +89,9 @@ def _draw_runs(
     grid = np.unique(np.concatenate([steps for steps, _ in thinned]))
     grid = grid[(grid >= first) & (grid <= last)]
     mean = np.mean([np.interp(grid, steps, values) for steps, values in thinned], axis=0)
-    axes.plot(*_thin(grid, mean, _MAX_MEAN_POINTS), color=colour, linewidth=2.2, label=f"{arm} (mean of {len(thinned)})")
+    axes.plot(
+        *_thin(grid, mean, _MAX_MEAN_POINTS), color=colour, linewidth=2.2, label=f"{arm} (mean of {len(thinned)})"
+    )
 
 
 def _thin(

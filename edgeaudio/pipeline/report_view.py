@@ -103,7 +103,7 @@ def accuracy_axis(models: tuple[ModelResult, ...]) -> Axis:
     lows = [accuracy_interval(m.pooled.n_correct, m.pooled.n_clips)[0] for m in models if m.pooled]
     first = min(np.floor(min(lows, default=0.0) * 10) / 10, 0.9)
     step = 0.1 if first >= 0.5 else 0.2
-    values = [v for v in np.arange(1.0, first - 1e-9, -step)][::-1]
+    values = np.arange(1.0, first - 1e-9, -step)[::-1]
     axis = Axis(first=float(first), ticks=())
     return Axis(first=float(first), ticks=tuple((axis.place(float(v)), f"{v * 100:.0f}") for v in values))
 

@@ -5,13 +5,12 @@ The demo uses it, because the built-in sounds need no download. It is trained pe
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
-from edgeaudio.spec import FrontendSpec, LabelSet
+from edgeaudio.spec import FrontendSpec, LabelSet, digest_json
 from edgeaudio.students.dscnn import DSCNN
 from edgeaudio.students.frontend import LogMel
+from edgeaudio.teachers.weights import state_digest
 
 
 class WideCNNTeacher:
@@ -29,10 +28,8 @@ class WideCNNTeacher:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over the weights, the front-end and the labels."""
-        digest = hashlib.sha256(self.frontend.digest().encode() + self.labels.digest().encode())
-        for name, value in sorted(self.network.state_dict().items()):
-            digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        parts = [self.frontend.digest(), self.labels.digest(), state_digest(self.network.state_dict())]
+        return digest_json(parts)
 
     @torch.no_grad()
     def embed(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

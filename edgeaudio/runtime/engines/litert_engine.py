@@ -15,6 +15,8 @@ from edgeaudio.runtime.engines.tensors import check_log_mel, check_logits, check
 
 # Same interpreter, two packages; the first that is installed runs and is named in `info`.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+# What LiteRT's messages say where the model is sound but this build of the library is too small or too old.
+_LACKS_AN_OPERATOR = ("unresolved custom op", "Didn't find op for builtin opcode", "builtin_code out of range")
 
 
 class LiteRTEngine:
@@ -84,12 +86,11 @@ def _interpreter(library: Any, artefact: Artefact, payload: bytes, threads: int)
     try:
         interpreter = library.Interpreter(model_content=payload, num_threads=threads)
         interpreter.allocate_tensors()
-    except ValueError as error:
-        if "unresolved custom op" in str(error).lower() or "didn't find op" in str(error).lower():
-            raise UnsupportedError(f"{artefact.path}: this LiteRT lacks an operator: {error!s:.300}") from error
-        raise BundleError(f"{artefact.path}: LiteRT refuses the model: {error!s:.300}") from error
-    except RuntimeError as error:
-        raise BundleError(f"{artefact.path}: LiteRT cannot prepare the model: {error!s:.300}") from error
+    except (ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())[:300]
+        if any(sign in message for sign in _LACKS_AN_OPERATOR):
+            raise UnsupportedError(f"{artefact.path}: this LiteRT lacks an operator: {message}") from error
+        raise BundleError(f"{artefact.path}: LiteRT refuses the model: {message}") from error
     return interpreter
 
 

@@ -14,6 +14,8 @@ from edgeaudio.runtime.engines.tensors import check_log_mel, check_logits, check
 PROVIDER = "CPUExecutionProvider"
 _DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8"}
 _LOG_ERRORS_ONLY = 3
+# What onnxruntime's messages say where the model is sound but this build of the library is too small or too old.
+_LACKS_AN_OPERATOR = ("NOT_IMPLEMENTED", "is not a registered function/op", "Current official support for domain")
 
 
 class OnnxEngine:
@@ -87,9 +89,10 @@ def _session(artefact: Artefact, payload: bytes, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(payload, sess_options=options, providers=[PROVIDER])
     except Exception as error:  # onnxruntime's errors share no base but Exception.
-        if type(error).__name__ == "NotImplemented":
-            raise UnsupportedError(f"{artefact.path}: this onnxruntime lacks an operator: {error!s:.300}") from error
-        raise BundleError(f"{artefact.path}: onnxruntime refuses the model: {error!s:.300}") from error
+        message = " ".join(str(error).split())
+        if any(sign in message for sign in _LACKS_AN_OPERATOR):
+            raise UnsupportedError(f"{artefact.path}: this onnxruntime lacks an operator: {message:.600}") from error
+        raise BundleError(f"{artefact.path}: onnxruntime refuses the model: {message:.600}") from error
 
 
 def _check_all(role: str, given: list[Any], wanted: tuple[TensorInfo, ...], artefact: Artefact) -> None:

@@ -62,8 +62,8 @@ def test_the_start_event_comes_as_soon_as_min_duration_is_reached() -> None:
 
 
 def test_scores_are_the_moving_mean_over_what_was_heard() -> None:
-    events = _run([0.9, 0.3, 0.9, 0.0, 0.0], _rules(smoothing_windows=3))
-    # Means: 0.9, 0.6, 0.7, 0.4, 0.3.
+    events = _run([0.9, 0.3, 0.9, 0.06, 0.0], _rules(smoothing_windows=3))
+    # Means: 0.9, 0.6, 0.7, 0.42, 0.32.
     assert _spans(events) == [("start", 0, None), ("end", 0, 4)]
     assert events[-1].score == 0.9
     assert _run([0.0, 0.0, 0.9, 0.8, 0.0], _rules(smoothing_windows=3)) == []

@@ -1,0 +1,103 @@
+"""Every engine of the catalogue keeps the contract of `edgeaudio.runtime.engines.base.Engine`."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeaudio.bundle.manifest import ArtefactFormat
+from edgeaudio.catalog import ENGINES, resolve
+from edgeaudio.errors import BundleError, ConfigError, ShapeError
+from tests import tiny_bundle as tiny
+
+WINDOW_SHAPE = tiny.INPUT_SHAPE[1:]
+
+
+@pytest.fixture(params=ENGINES)
+def engine_class(request: pytest.FixtureRequest) -> Any:
+    return resolve("engines", request.param)
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def engine(request: pytest.FixtureRequest, engine_class: Any) -> Any:
+    payload = tiny.payloads()[engine_class.format, request.param]
+    return engine_class(tiny.artefact(engine_class.format, request.param, payload), payload)
+
+
+def _log_mel(seed: int = 0) -> tiny.Float32:
+    return np.random.default_rng(seed).uniform(-2, 3, WINDOW_SHAPE).astype(np.float32)
+
+
+def test_its_format_is_one_of_the_manifest(engine_class: Any) -> None:
+    assert engine_class.format in typing.get_args(ArtefactFormat)
+
+
+def test_it_computes_the_model(engine: Any) -> None:
+    for seed in range(5):
+        logits = engine.run(_log_mel(seed))
+        assert logits.dtype == np.float32
+        assert logits.shape == (len(tiny.LABELS),)
+        assert logits == pytest.approx(tiny.linear(_log_mel(seed)), abs=2 * tiny.OUTPUT_SCALE)
+
+
+def test_equal_windows_give_equal_bits_whatever_ran_before(engine: Any) -> None:
+    first = engine.run(_log_mel()).tobytes()
+    engine.run(_log_mel(1))
+    assert engine.run(_log_mel()).tobytes() == first
+
+
+def test_answers_are_fresh_and_the_window_is_left_alone(engine: Any) -> None:
+    log_mel = _log_mel()
+    first = engine.run(log_mel)
+    kept = first.copy()
+    second = engine.run(_log_mel(1))
+    assert np.array_equal(first, kept)
+    first[:] = 0
+    second[:] = 0
+    assert np.array_equal(engine.run(log_mel), kept)
+    assert np.array_equal(log_mel, _log_mel())
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        np.zeros((1, *WINDOW_SHAPE), np.float32),
+        np.zeros(WINDOW_SHAPE, np.float64),
+        np.zeros(WINDOW_SHAPE[::-1], np.float32),
+        np.zeros((0, 64), np.float32),
+    ],
+)
+def test_other_windows_are_refused(engine: Any, window: tiny.Float32) -> None:
+    with pytest.raises(ShapeError):
+        engine.run(window)
+
+
+def test_it_says_what_runs(engine: Any) -> None:
+    info = engine.info
+    assert {"engine", "library", "version", "threads"} <= info.keys()
+    assert all(isinstance(value, str) and value for value in info.values())
+    assert info["engine"] in ENGINES
+
+
+@pytest.mark.parametrize("payload", [b"", b"not a model", bytes(1_000)])
+def test_what_is_no_model_is_refused_by_name(engine_class: Any, payload: bytes) -> None:
+    artefact = tiny.artefact(engine_class.format, "fp32", payload)
+    with pytest.raises(BundleError, match=rf"artefacts/fp32\.{engine_class.format}"):
+        engine_class(artefact, payload)
+
+
+def test_a_model_of_another_shape_than_its_manifest_is_refused(engine_class: Any) -> None:
+    payload = tiny.payloads()[engine_class.format, "fp32"]
+    artefact = tiny.artefact(engine_class.format, "fp32", payload)
+    other = artefact.model_copy(update={"input": artefact.input.model_copy(update={"shape": (1, 9, 65)})})
+    with pytest.raises(BundleError, match="the manifest says"):
+        engine_class(other, payload)
+
+
+def test_no_threads_are_refused(engine_class: Any) -> None:
+    payload = tiny.payloads()[engine_class.format, "fp32"]
+    with pytest.raises(ConfigError, match="threads is 0"):
+        engine_class(tiny.artefact(engine_class.format, "fp32", payload), payload, threads=0)

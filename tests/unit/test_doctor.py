@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import shlex
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from edgeaudio import doctor
+from edgeaudio.errors import UnsupportedError
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> doctor.Diagnosis:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in missing:
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    return doctor.diagnose(Path())
+
+
+def test_all_is_usable_where_all_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = without(monkeypatch)
+    assert all(capability.usable for capability in diagnosis.capabilities)
+    assert diagnosis.engines == {"litert": True, "onnx": True}
+
+
+def test_a_missing_engine_is_named_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = without(monkeypatch, "ai-edge-litert")
+    assert diagnosis.engines == {"litert": False, "onnx": True}
+    [litert] = [capability for capability in diagnosis.capabilities if capability.name == "engine litert"]
+    assert litert.install is not None
+    assert shlex.split(litert.install)[:4] == ["python", "-m", "pip", "install"]
+    assert shlex.split(litert.install)[4].startswith("ai-edge-litert>=")
+
+
+def test_training_is_installed_in_one_command_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = without(monkeypatch, "litert-torch")
+    [train] = [capability for capability in diagnosis.capabilities if capability.name.startswith("distil")]
+    assert train.install is not None
+    assert {"torch==2.13.0", "litert-torch==0.10.0"} <= set(shlex.split(train.install))
+    assert [package.name for package in train.packages if package.installed is None] == ["litert-torch"]
+
+
+def test_a_copy_that_pip_does_not_know_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    with pytest.raises(UnsupportedError, match="pip install"):
+        doctor.diagnose(Path())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flag"), [("x86_64", "avx512_vnni"), ("aarch64", "asimddp"), ("armv7l", "neon")]
+)
+def test_the_flags_of_each_architecture_are_told(architecture: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.platform, "machine", lambda: architecture)
+    monkeypatch.setattr(doctor, "cpu_description", lambda: ("Some CPU", (flag,)))
+    told = doctor.diagnose(Path()).machine.cpu_flags
+    assert told[flag]
+    assert sum(told.values()) == 1
