@@ -32,7 +32,7 @@ class ParityGate:
 
 #: Float kernels differ in the order of sums only: measured 4e-6 on logits of size 5.
 FP32_GATE = ParityGate(tolerance=1e-3, min_argmax_agreement=1.0, tie_margin=2e-3)
-#: Single windows near a class boundary flip under int8 (measured 1.2 %), so this gate is for windows;
+#: Single windows near a class boundary flip under int8 (measured 1 to 2 %), so this gate is for windows;
 #: what a bundle promises about clips is checked where clips are known.
 INT8_GATE = ParityGate(tolerance=None, min_argmax_agreement=0.97)
 #: Two engines on the same quantised graph: they differ by single output steps.

@@ -59,13 +59,14 @@ def bench(
     if as_json:
         print_json({**result.model_dump(mode="json"), "verdict": result.verdict.model_dump(mode="json")})
     else:
-        _print_result(result)
+        print_bench(result)
     if result.verdict.level == "invalid":
         reasons = "; ".join(reason.message for reason in result.verdict.reasons)
         raise BenchInvalidError(f"these figures must not be used: {reasons}")
 
 
-def _print_result(result: BenchResult) -> None:
+def print_bench(result: BenchResult) -> None:
+    """The table of a benchmark, and what speaks against its figures."""
     print(
         f"{result.bundle_name} on {result.environment.cpu_model}, {result.threads} thread(s), hop {result.hop_ms:g} ms"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeaudio.cli.bench import print_bench
 from edgeaudio.cli.options import Json, Overrides, RecipeFile, Work, examples
 from edgeaudio.cli.output import format_bytes, print_json, print_table
 from edgeaudio.cli.progress import Progress
@@ -49,9 +50,17 @@ def demo(
 
     Takes a few minutes on 2 cores. A second run does nothing; a run that was stopped goes on where it was.
     """
-    from edgeaudio.pipeline.run import run_demo
+    from edgeaudio.pipeline.demo import run_demo
 
-    _print_summary(run_demo(work, progress=Progress()), work, as_json)
+    result = run_demo(work, progress=Progress())
+    if as_json:
+        verdict = result.bench.verdict
+        print_json({"summary": result.summary, "bundle": result.bundle, "report": result.report, "bench": verdict})
+        return
+    _print_summary(result.summary, work, as_json=False)
+    print()
+    print_bench(result.bench)
+    print(f"\nreport: {result.report}")
 
 
 def run(
@@ -83,7 +92,7 @@ def report(
 
     It shows accuracy, size, cost and learning curves, and needs no network to be read.
     """
-    from edgeaudio.pipeline.run import write_run_report
+    from edgeaudio.pipeline.report_build import write_run_report
 
     path = write_run_report(work, out or work / "report.html")
     if as_json:

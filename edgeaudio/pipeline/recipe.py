@@ -10,6 +10,7 @@ from edgeaudio.data.windows import AugmentSpec
 from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import TrainSpec
 from edgeaudio.spec import DecisionSpec, FrontendSpec, Spec, WindowSpec
+from edgeaudio.teachers.finetune_spec import FinetuneSpec
 
 Format = Literal["onnx", "tflite"]
 
@@ -48,6 +49,10 @@ class TeacherSpec(Spec):
 
     name: str = "mn04"
     weights: str | None = Field(None, description="checkpoint file; none means the cache that 'tag --fetch' fills")
+    adapt: Literal["head", "finetune"] = Field(
+        "head", description="a head on frozen embeddings, or all weights fine-tuned on each fold's training clips"
+    )
+    finetune: FinetuneSpec = FinetuneSpec()
     head_c: float = Field(1e-3, gt=0, description="inverse L2 strength of the head on frozen embeddings")
     width: int = Field(64, ge=4, le=128, description="wide-cnn: its size")
     train: TrainSpec = Field(
@@ -115,6 +120,8 @@ class Recipe(Spec):
         for field, wanted in needs.items():
             if wanted and not (self.data.has_unlabelled and self.windows.unlabelled_count):
                 raise ValueError(f"{field} needs data.unlabelled (a folder) and windows.unlabelled_count above 0")
+        if self.teacher.adapt == "finetune" and self.teacher.name != "mn04":
+            raise ValueError(f"teacher.adapt: finetune is for mn04; {self.teacher.name} is adapted otherwise")
         if self.pretrain is not None and self.pretrain.loss.labels + self.pretrain.loss.logits > 0:
             raise ValueError("pretrain.loss: labels and logits must be 0, unlabelled sounds have no task labels")
         return self

@@ -66,7 +66,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A row of the headline and accuracy tables; positions on the axis are percent of its width."""
+    """A row of the headline and accuracy tables; positions on the axis are percent of its width.
+
+    `verdict` is that of the timing; figures of an invalid one are not shown here.
+    """
 
     name: str
     role: str
@@ -80,6 +83,7 @@ class ModelRow:
     p50: str
     p95: str
     rtf: str
+    verdict: str
     folds: tuple[str, ...]
     dot: float | None
     low: float | None
@@ -117,7 +121,8 @@ def model_rows(data: ReportData) -> tuple[tuple[ModelRow, ...], tuple[str, ...],
 
 def _model_row(model: ModelResult, folds: tuple[str, ...], axis: Axis, bench: BenchResult | None) -> ModelRow:
     score, timed = model.pooled, _timing_of(model, bench)
-    total = timed.stage("total") if timed else None
+    usable = timed if timed and timed.verdict.level != "invalid" else None
+    total = usable.stage("total") if usable else None
     summary = total.summary if total else None
     low, high = accuracy_interval(score.n_correct, score.n_clips) if score else (None, None)
     return ModelRow(
@@ -132,7 +137,8 @@ def _model_row(model: ModelResult, folds: tuple[str, ...], axis: Axis, bench: Be
         interval=f"{low * 100:.1f} – {high * 100:.1f} %" if low is not None and high is not None else "–",
         p50=milliseconds(summary.p50.value_us) if summary else "–",
         p95=milliseconds(summary.p95.value_us) if summary else "–",
-        rtf=f"{timed.rtf_p50:.4f}" if timed and timed.rtf_p50 is not None else "–",
+        rtf=f"{usable.rtf_p50:.4f}" if usable and usable.rtf_p50 is not None else "–",
+        verdict=timed.verdict.level if timed else "",
         folds=tuple(_fold_cell(model.by_fold.get(fold)) for fold in folds),
         dot=axis.place(score.accuracy) if score else None,
         low=axis.place(low) if low is not None else None,
@@ -172,7 +178,8 @@ def tiles(data: ReportData) -> tuple[Tile, ...]:
     if fastest:
         median_us, item = fastest
         rtf = f", real-time factor {item.rtf_p50:.4f}" if item.rtf_p50 is not None else ""
-        found.append(Tile(milliseconds(median_us), "median per hop", f"{item.artefact}{rtf}"))
+        flag = "" if item.verdict.level == "valid" else f"; {item.verdict.level}, see Latency"
+        found.append(Tile(milliseconds(median_us), "median per hop", f"{item.artefact}{rtf}{flag}"))
     return tuple(found)
 
 

@@ -15,15 +15,13 @@ from edgeaudio.pipeline.labelling import read_store
 from edgeaudio.pipeline.packing import export_stage, quantise_stage
 from edgeaudio.pipeline.prepare import Context, Prepared, Progress, prepare
 from edgeaudio.pipeline.recipe import Recipe
-from edgeaudio.pipeline.summary import ArmResult, FoldResult, RunSummary, arm_result, paired_test
+from edgeaudio.pipeline.summary import ArmResult, FoldResult, RunSummary, SkippedClip, arm_result, paired_test
 from edgeaudio.pipeline.teaching import (
     FoldTeacher,
     adapt,
     count_correct,
-    load_foundation,
-    needs_training,
+    fold_base,
     teacher_rate,
-    train_wide_cnn,
 )
 from edgeaudio.pipeline.training import (
     DISTILLED,
@@ -82,7 +80,9 @@ def run_recipe(
     family = recipe.student.family
     if family not in STUDENTS:
         raise ConfigError(f"student.family: {family!r} is not known. {closest_match_hint(family, STUDENTS)}")
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory is for finding reads of uninitialised values; it costs time and changes nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     plan = _Plan(until_stage or STAGES[-1])
     with WorkDir(work) as work_dir:
         if from_stage is not None:
@@ -130,7 +130,7 @@ def _run(context: Context, plan: _Plan) -> RunSummary:
         folds=tuple(folds),
         paired=paired,
         stage_wall_s=_stage_seconds(context.work),
-        skipped_clips=len(prepared.skipped),
+        skipped=tuple(SkippedClip(path=item.path, reason=item.reason) for item in prepared.skipped),
         until=plan.until,
     )
     summary.write(context.work.path)
@@ -139,8 +139,7 @@ def _run(context: Context, plan: _Plan) -> RunSummary:
 
 def _run_fold(context: Context, prepared: Prepared, plan: _Plan, fold: int) -> FoldResult | None:
     recipe = context.recipe
-    trains = needs_training(recipe.teacher.name)
-    base = train_wide_cnn(context, prepared, fold) if trains else load_foundation(context)
+    base = fold_base(context, prepared, fold)
     labels = label_fold(context, prepared, base, fold)
     wants_unlabelled = recipe.pretrain is not None or recipe.train.unlabelled_share > 0
     unlabelled = label_unlabelled(context, prepared, base) if wants_unlabelled else None

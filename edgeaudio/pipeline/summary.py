@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
+from edgeaudio.pipeline.report_stats import mcnemar_exact_p
 from edgeaudio.spec import Spec, canonical_json
 from edgeaudio.spec.fs import atomic_write
 
@@ -64,6 +63,13 @@ class Paired(Spec):
     p_value: float
 
 
+class SkippedClip(Spec):
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
 class RunSummary(Spec):
     """`summary.json` of a work directory."""
 
@@ -78,13 +84,18 @@ class RunSummary(Spec):
     folds: tuple[FoldResult, ...]
     paired: Paired | None
     stage_wall_s: dict[str, float]
-    skipped_clips: int
+    skipped: tuple[SkippedClip, ...]
     until: str | None = None
 
     @property
     def n_clips(self) -> int:
         """Test clips over all folds."""
         return sum(fold.n_clips for fold in self.folds)
+
+    @property
+    def skipped_clips(self) -> int:
+        """Files that were left out."""
+        return len(self.skipped)
 
     @property
     def teacher_correct(self) -> int:
@@ -124,15 +135,13 @@ def paired_test(folds: Sequence[FoldResult], first: str, second: str, artefact: 
         rows = zip(one.predictions[artefact], other.predictions[artefact], fold.labels, strict=True)
         for a, b, labels in rows:
             counts[(a in labels, b in labels)] += 1
-    discordant = counts[(True, False)] + counts[(False, True)]
-    p_value = float(binomtest(counts[(True, False)], discordant).pvalue) if discordant else 1.0
     return Paired(
         artefact=artefact,
         both_right=counts[(True, True)],
         only_first=counts[(True, False)],
         only_second=counts[(False, True)],
         both_wrong=counts[(False, False)],
-        p_value=p_value,
+        p_value=mcnemar_exact_p(counts[(True, False)], counts[(False, True)]),
     )
 
 

@@ -14,13 +14,17 @@ from edgeaudio.data.datasets import Clip, clip_digest
 from edgeaudio.data.windows import Float32
 from edgeaudio.distill.module import DistillData, WindowSet
 from edgeaudio.distill.train import load_student, save_student, train_student
+from edgeaudio.errors import ConfigError
 from edgeaudio.pipeline.labelling import LabelPlan, fill_store, read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.seeds import seeded
 from edgeaudio.spec import TaskSpec, digest_json
 from edgeaudio.spec.fs import atomic_path
 from edgeaudio.students.dscnn import DSCNN
+from edgeaudio.teachers.adapted import AdaptedTeacher
 from edgeaudio.teachers.base import Teacher
+from edgeaudio.teachers.finetune import finetune
+from edgeaudio.teachers.mn04 import MN04Teacher
 from edgeaudio.teachers.probe import LinearHead, fit_head
 from edgeaudio.teachers.wide_cnn import WideCNNTeacher
 
@@ -46,9 +50,15 @@ class FoldTeacher:
         return logits
 
 
-def needs_training(name: str) -> bool:
-    """Whether the teacher is trained on the fold itself instead of being a foundation model."""
-    return name == WideCNNTeacher.name
+def fold_base(context: Context, prepared: Prepared, fold: int) -> Teacher:
+    """What labels the fold's windows: the frozen foundation model, or one trained on the fold's training clips."""
+    spec = context.recipe.teacher
+    if spec.name == WideCNNTeacher.name:
+        return _train_wide_cnn(context, prepared, fold)
+    foundation = load_foundation(context)
+    if spec.adapt == "finetune":
+        return _finetune(context, prepared, foundation, fold)
+    return foundation
 
 
 def load_foundation(context: Context) -> Teacher:
@@ -63,7 +73,7 @@ def load_foundation(context: Context) -> Teacher:
     return teacher
 
 
-def train_wide_cnn(context: Context, prepared: Prepared, fold: int) -> WideCNNTeacher:
+def _train_wide_cnn(context: Context, prepared: Prepared, fold: int) -> WideCNNTeacher:
     """Train the fold's own teacher on labelled windows of its training clips."""
     recipe = context.recipe
     labels = prepared.dataset.task.labels
@@ -73,7 +83,7 @@ def train_wide_cnn(context: Context, prepared: Prepared, fold: int) -> WideCNNTe
         "plan": plan.digest,
         "count": plan.count,
         "frontend": recipe.frontend.model_dump(mode="json"),
-        "teacher": recipe.teacher.model_dump(mode="json", exclude={"weights", "head_c"}),
+        "teacher": recipe.teacher.model_dump(mode="json", include={"width", "train"}),
         "seed": recipe.seed,
     }
 
@@ -99,6 +109,39 @@ def train_wide_cnn(context: Context, prepared: Prepared, fold: int) -> WideCNNTe
     return WideCNNTeacher(network, recipe.frontend, labels)
 
 
+def _finetune(context: Context, prepared: Prepared, foundation: Teacher, fold: int) -> AdaptedTeacher:
+    """Fine-tune the foundation model on the fold's training clips; resumable inside the stage."""
+    if not isinstance(foundation, MN04Teacher):
+        raise ConfigError(f"teacher.adapt: finetune is for mn04, the teacher is {foundation.name}")
+    task, clips = prepared.dataset.task, prepared.train_clips(fold)
+    spec = context.recipe.teacher.finetune
+    inputs = {
+        "teacher": foundation.digest,
+        "clips": [[clip_digest(clip), list(clip.labels)] for clip in clips],
+        "task": task.model_dump(mode="json"),
+        "finetune": spec.model_dump(mode="json"),
+    }
+
+    def train(folder: Path) -> dict[str, int]:
+        cache = prepared.cache(foundation.frontend.sample_rate)
+        waveforms = [torch.from_numpy(np.array(cache.get(clip))) for clip in clips]
+        title = f"fold {fold}: fine-tune {foundation.name}"
+        adapted = finetune(
+            foundation,
+            waveforms,
+            _targets(clips, task),
+            task,
+            spec,
+            checkpoint=folder / "finetune.ckpt",
+            progress=lambda done, total: context.progress(title, done, total),
+        )
+        adapted.save(folder / "teacher.safetensors")
+        return {"fold": fold}
+
+    result = context.work.run_stage(f"teacher-network-fold{fold}", inputs, train)
+    return AdaptedTeacher.load(result.output("teacher.safetensors"))
+
+
 def fold_plan(context: Context, prepared: Prepared, fold: int) -> LabelPlan:
     """The labelled windows of a fold: made from its training clips alone."""
     recipe = context.recipe
@@ -117,7 +160,7 @@ def fold_plan(context: Context, prepared: Prepared, fold: int) -> LabelPlan:
 def teacher_rate(context: Context) -> int:
     """Sample rate at which windows are made, without loading the teacher's weights."""
     name = context.recipe.teacher.name
-    if needs_training(name):
+    if name == WideCNNTeacher.name:
         return context.recipe.frontend.sample_rate
     rate: int = resolve("teachers", name).frontend.sample_rate
     return rate
@@ -158,7 +201,7 @@ def adapt(context: Context, prepared: Prepared, teacher: Teacher, windows: Windo
     """Give the teacher a head for the task, from training clips and windows only, and score it on the test fold."""
     task = prepared.dataset.task
     train, test = prepared.train_clips(fold), prepared.test_clips(fold)
-    if needs_training(context.recipe.teacher.name):
+    if teacher.labels == task.labels:  # its own logits answer the task
         _, test_logits = embed_clips(context, prepared, teacher, test, f"fold {fold}: teacher on test clips")
         return _scored(teacher, None, test_logits, test, task)
     everyone = sorted(prepared.dataset.clips, key=lambda clip: clip.id)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
 from edgeaudio.errors import ConfigError, DataError, ShapeError, VerificationError
-from edgeaudio.spec import FrontendSpec, TaskSpec, canonical_json, digest_json
+from edgeaudio.spec import FrontendSpec, LabelSet, TaskSpec, canonical_json, digest_json
 from edgeaudio.spec.fs import atomic_write
 from edgeaudio.spec.limits import check_limit
 from edgeaudio.students.frontend import LogMel
@@ -67,6 +67,16 @@ class AdaptedTeacher:
             return cast(tuple[torch.Tensor, torch.Tensor], self.network(log_mel))
         embedding = self.network.forward_features(log_mel)
         return self.head(embedding), embedding
+
+    @property
+    def labels(self) -> LabelSet:
+        """The task's classes: what the logits of `embed` mean."""
+        return self.task.labels
+
+    def embed(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `edgeaudio.teachers.base.Teacher.embed`; the logits are task logits."""
+        logits, embedding = self.task_logits_and_embedding(waveform)
+        return embedding, logits
 
     def _state(self) -> dict[str, torch.Tensor]:
         state = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}

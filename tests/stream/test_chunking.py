@@ -95,17 +95,26 @@ def test_the_scene_is_heard_as_it_was_made(fake: Classifier) -> None:
 
 
 @settings(max_examples=30)
-@given(before=chunk_sizes, sizes=chunk_sizes, flushed=st.booleans(), seed=st.integers(0, 3))
-def test_reset_is_total(fake: Classifier, before: list[int], sizes: list[int], flushed: bool, seed: int) -> None:
-    used = StreamClassifier(fake)
+@given(
+    before=chunk_sizes,
+    flushed=st.booleans(),
+    seed=st.integers(0, 3),
+    rate_hz=st.sampled_from([RATE, 48_000]),
+    n_samples=st.sampled_from([1_000, 32_000]),
+)
+def test_reset_is_total(
+    fake: Classifier, before: list[int], flushed: bool, seed: int, rate_hz: int, n_samples: int
+) -> None:
+    used, fresh = StreamClassifier(fake, sample_rate=rate_hz), StreamClassifier(fake, sample_rate=rate_hz)
     for chunk in _chunks(tiny.scene(seed)[: 1_000 * len(before)], before):
         used.feed(chunk)
+    used.feed(np.array([np.nan, 1.0], np.float32))
     used.gap(77)
+    used.feed(tiny.scene(seed)[10_000 : 10_000 + 777 * len(before)])
     if flushed:
         used.flush()
     used.reset()
-    fresh = StreamClassifier(fake)
-    assert _events(used, _chunks(SCENE, sizes)) == _events(fresh, _chunks(SCENE, sizes))
+    assert _events(used, [SCENE[-n_samples:]]) == _events(fresh, [SCENE[-n_samples:]])
     assert used.stats == fresh.stats
 
 
@@ -180,6 +189,16 @@ def test_nothing_is_scored_across_a_gap_and_positions_go_on(fake: Classifier) ->
     assert events == before + _events(StreamClassifier(fake, start_sample=20_000), [second])
     stats = stream.stats
     assert (stats.gaps, stats.dropped_samples, stats.samples_in) == (1, 12_000, len(first) + len(second))
+
+
+def test_what_the_resampler_holds_at_a_gap_is_dropped(fake: Classifier) -> None:
+    waveform = resample(SCENE, RATE, 48_000)
+    stream = StreamClassifier(fake, sample_rate=48_000)
+    stream.feed(waveform[:30_001])
+    stream.gap(17_999)
+    events = stream.feed(waveform[48_000:]) + stream.flush()
+    alone = StreamClassifier(fake, sample_rate=48_000, start_sample=RATE)
+    assert events == _events(alone, [waveform[48_000:]])
 
 
 def test_a_gap_at_another_rate_moves_positions_by_its_time(fake: Classifier) -> None:

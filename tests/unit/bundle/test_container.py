@@ -120,7 +120,29 @@ def test_a_gap_hidden_by_a_moved_directory_is_refused() -> None:
     data[directory:directory] = b"hidden"
     (offset,) = struct.unpack_from("<I", data, len(data) - 6)
     struct.pack_into("<I", data, len(data) - 6, offset + 6)
-    with pytest.raises(BundleError, match="6 bytes lie between entries and directory"):
+    with pytest.raises(BundleError, match="6 bytes lie outside entries and directory"):
+        unpack(bytes(data), "x")
+
+
+def test_a_gap_hidden_between_two_entries_is_refused() -> None:
+    data = bytearray(pack({"a": b"", "b": b""}))
+    second, directory = data.index(b"PK\3\4", 1), data.index(b"PK\1\2")
+    second_record = data.index(b"PK\1\2", directory + 1)
+    struct.pack_into("<I", data, second_record + 42, second + 6)
+    struct.pack_into("<I", data, len(data) - 6, directory + 6)
+    data[second:second] = b"hidden"
+    with pytest.raises(
+        BundleError, match=f"entry 'b': header offset is {second + 6}, the entry before ends at {second}"
+    ):
+        unpack(bytes(data), "x")
+
+
+def test_a_directory_longer_than_its_records_is_refused() -> None:
+    data = bytearray(pack(ENTRIES))
+    (size,) = struct.unpack_from("<I", data, len(data) - 10)
+    struct.pack_into("<I", data, len(data) - 10, size + 6)
+    data[-22:-22] = b"hidden"
+    with pytest.raises(BundleError, match="6 bytes lie outside"):
         unpack(bytes(data), "x")
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edgeaudio.bench.local import LocalDevice
+from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.cli.main import main
 from edgeaudio.cli.recipe import STEPS
 from edgeaudio.errors import ParityError
-from edgeaudio.pipeline.summary import ArmResult, ArtefactResult, FoldResult, RunSummary
+from edgeaudio.pipeline.summary import ArmResult, ArtefactResult, FoldResult, RunSummary, SkippedClip
 from edgeaudio.spec import Spec
+from tests import tiny_bundle as tiny
 
 
 class TrainSpec(Spec):
@@ -48,32 +51,31 @@ def summary(*, folds: bool = True, skipped_clips: int = 0) -> RunSummary:
         folds=(fold,) if folds else (),
         paired=None,
         stage_wall_s={},
-        skipped_clips=skipped_clips,
+        skipped=tuple(SkippedClip(path=f"{i}.wav", reason="truncated") for i in range(skipped_clips)),
         until="verify" if folds else "label",
     )
 
 
-class Pipeline(ModuleType):
-    """Stands for `edgeaudio.pipeline.run`: notes what it was asked, answers with `answer`."""
+class Pipeline:
+    """Stands for the pipeline: notes what it was asked, answers with `answer`."""
 
     def __init__(self) -> None:
-        super().__init__("edgeaudio.pipeline.run")
         self.calls: list[dict[str, Any]] = []
         self.answer: RunSummary | Exception = summary()
-
-    def _answer(self) -> RunSummary:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
 
     def run_recipe(self, recipe: Recipe, work: Path, *, progress: Any, **stages: str | None) -> RunSummary:
         progress("labelling", 1, 2)
         self.calls.append({"recipe": recipe, "work": work, **stages})
-        return self._answer()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
 
-    def run_demo(self, work: Path, *, progress: Any) -> RunSummary:
+    def run_demo(self, work: Path, *, progress: Any) -> SimpleNamespace:
         self.calls.append({"work": work})
-        return self._answer()
+        bench = LocalDevice().bench(tiny.tiny_bundle("onnx-fp32"), options=BenchOptions(min_hops=2, min_seconds=0))
+        return SimpleNamespace(
+            summary=self.answer, bench=bench, bundle=work / "bundles/x.eab", report=work / "report.html"
+        )
 
     def write_run_report(self, work: Path, out: Path) -> Path:
         self.calls.append({"work": work, "out": out})
@@ -82,10 +84,17 @@ class Pipeline(ModuleType):
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    fake, recipe = Pipeline(), ModuleType("edgeaudio.pipeline.recipe")
-    recipe.Recipe = Recipe  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "edgeaudio.pipeline.run", fake)
-    monkeypatch.setitem(sys.modules, "edgeaudio.pipeline.recipe", recipe)
+    fake = Pipeline()
+    contents = {
+        "recipe": {"Recipe": Recipe},
+        "run": {"run_recipe": fake.run_recipe},
+        "demo": {"run_demo": fake.run_demo},
+        "report_build": {"write_run_report": fake.write_run_report},
+    }
+    for name, members in contents.items():
+        module = ModuleType(f"edgeaudio.pipeline.{name}")
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
 
 
@@ -134,7 +143,7 @@ def test_a_run_that_stopped_early_says_where(
 
 
 def test_json_is_the_whole_summary(pipeline: Pipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["run", recipe_file], ["demo"], ["export", recipe_file]):
+    for arguments in (["run", recipe_file], ["export", recipe_file]):
         assert main([*arguments, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == summary().model_dump(mode="json")
 
@@ -161,3 +170,19 @@ def test_report_says_where_it_wrote(pipeline: Pipeline, capsys: pytest.CaptureFi
     assert main(["report", "w", "--out", "x.html", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": "x.html"}
     assert [call["out"] for call in pipeline.calls] == [Path("w/report.html"), Path("x.html")]
+
+
+def test_the_demo_ends_with_figures_a_bundle_and_a_report(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--work", "w"]) == 0
+    page = capsys.readouterr().out
+    assert pipeline.calls == [{"work": Path("w")}]
+    assert "69 of 80" in page
+    assert "RTF" in page
+    assert page.endswith("\nreport: w/report.html\n")
+    assert main(["demo", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["summary"] == summary().model_dump(mode="json")
+    assert found["report"] == "work/demo/report.html"
+    assert found["bench"]["level"] in ("valid", "suspect", "invalid")

@@ -27,10 +27,11 @@ from edgeaudio.pipeline.report import (
     write_report,
 )
 from edgeaudio.pipeline.report_stats import mcnemar_exact_p, paired_difference_interval
-from edgeaudio.pipeline.report_view import DENSE_CLASSES, accuracy_axis, confusion_view, paired_views, tiles
+from edgeaudio.pipeline.report_view import DENSE_CLASSES, accuracy_axis, confusion_view, model_rows, paired_views, tiles
 from edgeaudio.spec import LabelSet, TaskSpec
 from tests import tiny_bundle as tiny
 
+LEVELS = ("valid", "suspect", "invalid")
 EVIL = "<script>alert('x')</script> & \"$\\frac"
 
 
@@ -169,7 +170,7 @@ def test_a_large_run_stays_below_2_mb(full: ReportData, bench: BenchResult, tmp_
     data = replace(
         full,
         curves=tuple(
-            LearningCurve(f"arm {i % 2}", str(i), {name: (steps, noise[i]) for name in "abcdef"}) for i in range(10)
+            LearningCurve(f"arm {i % 2}", str(i), dict.fromkeys("abcdef", (steps, noise[i]))) for i in range(10)
         ),
         confusion=Confusion("student", labels, rng.integers(0, 40, (50, 50))),
         bench=bench.model_copy(update={"artefacts": many}),
@@ -189,7 +190,10 @@ def test_figures_of_the_bench_reach_their_artefact_row(full: ReportData, bench: 
     assert total is not None
     assert total.summary is not None
     assert total.summary.p50.value_us is not None
-    html = render_report(full)
+    item = bench.artefacts[0].model_copy(
+        update={"verdict": bench.artefacts[0].verdict.model_copy(update={"level": "valid"})}
+    )
+    html = render_report(replace(full, bench=bench.model_copy(update={"artefacts": (item,)})))
     assert html.count(f"{total.summary.p50.value_us / 1e3:.3f} ms") >= 2
     assert "60 samples, p99 needs 299" in html
 
@@ -200,8 +204,14 @@ def test_an_invalid_timing_is_no_headline(full: ReportData, bench: BenchResult) 
         item = bench.artefacts[0].model_copy(update={"verdict": verdict})
         return replace(full, bench=bench.model_copy(update={"artefacts": (item,)}))
 
-    assert "median per hop" in [tile.label for tile in tiles(with_level("valid"))]
-    assert "median per hop" not in [tile.label for tile in tiles(with_level("invalid"))]
+    details = {level: {tile.label: tile.detail for tile in tiles(with_level(level))} for level in LEVELS}
+    assert "suspect" not in details["valid"]["median per hop"]
+    assert details["suspect"]["median per hop"].endswith("; suspect, see Latency")
+    assert "median per hop" not in details["invalid"]
+    rows = {level: model_rows(with_level(level))[0][-1] for level in LEVELS}
+    assert [rows[level].verdict for level in LEVELS] == list(LEVELS)
+    assert rows["suspect"].p50.endswith(" ms")
+    assert (rows["invalid"].p50, rows["invalid"].p95, rows["invalid"].rtf) == ("–", "–", "–")
 
 
 def test_accuracy_intervals_match_published_values() -> None:

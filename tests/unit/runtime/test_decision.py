@@ -74,6 +74,10 @@ def test_the_end_carries_the_largest_smoothed_score() -> None:
     assert [(event.kind, event.score) for event in events] == [("start", 0.7), ("end", 0.95)]
 
 
+def test_a_later_event_does_not_inherit_the_score_of_an_earlier_one() -> None:
+    assert [event.score for event in _run([0.95, 0.0, 0.7, 0.0], _rules())] == [0.95, 0.95, 0.7, 0.7]
+
+
 def test_classes_do_not_touch_each_other() -> None:
     rules, state = _rules(), DecisionState.initial(2)
     first, state = step([0.9, 0.0], 0, state, rules)
