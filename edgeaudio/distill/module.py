@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from edgeaudio.distill.augment import FeatureAugmentSpec, augment_log_mel
 from edgeaudio.distill.losses import LossWeights, TaskKind, label_loss, logit_distillation_loss
@@ -174,7 +174,26 @@ class Standardiser:
         return (values - self.mean) / self.std
 
 
-class DistillModule(L.LightningModule):
+def warmed_ema(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor | int], None]:
+    """An exponential moving average whose decay rises from 0.1 to `decay` with the steps taken.
+
+    Without the rise, the weights of the first steps still weigh on the average of a short run and,
+    against the batch norms' statistics, ruin it.
+    """
+
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor | int) -> None:
+        n = int(n_averaged)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        for old, new in zip(averaged, current, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, weight)
+            else:
+                old.copy_(new)
+
+    return update
+
+
+class DistillModule(L.LightningModule):  # type: ignore[misc]
     """Trains `student`; `averaged` (EMA) is the result. Heads for teacher terms are dropped afterwards."""
 
     def __init__(
@@ -189,7 +208,7 @@ class DistillModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.student = student
-        self.averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(spec.ema_decay), use_buffers=True)
+        self.averaged = AveragedModel(student, multi_avg_fn=warmed_ema(spec.ema_decay), use_buffers=True)
         self.spec, self.kind, self.frontend, self.seed = spec, kind, frontend, seed
         self.data = data
         dim = int(student.embedding_dim)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ class TrainingDivergedError(EdgeAudioError):
     """The loss is no longer a number; the last checkpoint is kept and named."""
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     """Checkpoints appear whole or not at all, and are read without unpickling code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-class StopOnNonFinite(Callback):
+class StopOnNonFinite(Callback):  # type: ignore[misc]
     """Three non-finite losses in a row end the run."""
 
     patience = 3
@@ -85,7 +85,7 @@ def train_student(
     """
     checkpoints = folder / "checkpoints"
     module = DistillModule(
-        student.to(memory_format=torch.channels_last), data, spec, kind=kind, frontend=frontend, seed=seed
+        _in_memory_format(student, torch.channels_last), data, spec, kind=kind, frontend=frontend, seed=seed
     )
     epochs = -(-spec.steps // spec.checkpoint_every_steps)
     keeper = ModelCheckpoint(checkpoints, filename="{step:07d}", every_n_epochs=1, save_top_k=1, save_last=False)
@@ -111,8 +111,13 @@ def train_student(
         if found:
             logger.info("continuing from %s", found[-1].name)
         trainer.fit(module, ckpt_path=found[-1] if found else None)
-    result = module.averaged.module
-    return result.to(memory_format=torch.contiguous_format).eval()
+    result: nn.Module = module.averaged.module
+    return _in_memory_format(result, torch.contiguous_format).eval()
+
+
+def _in_memory_format(network: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """`network` with its convolutions laid out so; channels last trains twice as fast on CPUs."""
+    return network.to(memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 
 def save_student(student: nn.Module, path: Path) -> None:

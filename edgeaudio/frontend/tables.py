@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import FrontendSpec
@@ -30,7 +30,7 @@ class FrontendTables:
         return bands
 
 
-def hz_to_mel(f_hz: Float64 | float) -> Float64:
+def hz_to_mel(f_hz: ArrayLike) -> Float64:
     """HTK mel scale, `1127 ln(1 + f/700)` (HTK book 5.4)."""
     return np.asarray(1127.0 * np.log1p(np.asarray(f_hz, dtype=np.float64) / 700.0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,6 +150,9 @@ def split_held_out(windows: WindowSet, held_out: int) -> tuple[WindowSet, Window
     """(for training, held out): the last `held_out` windows only draw the learning curve."""
 
     def part(rows: slice) -> WindowSet:
-        return WindowSet(**{name: None if values is None else values[rows] for name, values in vars(windows).items()})
+        parts: dict[str, Any] = {
+            name: None if values is None else values[rows] for name, values in vars(windows).items()
+        }
+        return WindowSet(**parts)
 
     return part(slice(None, -held_out)), part(slice(-held_out, None))

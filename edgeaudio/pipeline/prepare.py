@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def prepare(context: Context, teacher_rate: int) -> Prepared:
         for rate in rates:
             cache = DecodeCache(cache_folder, rate)
             title = f"decode {part.name} at {rate} Hz"
-            kept, left_out = cache.prepare(usable, progress=lambda n, total, t=title: context.progress(t, n, total))
+            kept, left_out = cache.prepare(usable, progress=functools.partial(context.progress, title))
             skipped += left_out
             usable = tuple(kept)
         check_skipped(skipped, len(part.clips), recipe.data.max_skipped)

@@ -98,6 +98,9 @@ class Recipe(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     seed: int = Field(0, ge=0, lt=2**31)
+    threads: int = Field(
+        1, ge=1, le=256, description="of torch; a part of what makes a result repeatable, and 1 is as fast as 2 here"
+    )
     data: DataSpec
     frontend: FrontendSpec = FrontendSpec()
     window: WindowSpec = WindowSpec()

@@ -80,9 +80,10 @@ def run_recipe(
     family = recipe.student.family
     if family not in STUDENTS:
         raise ConfigError(f"student.family: {family!r} is not known. {closest_match_hint(family, STUDENTS)}")
+    torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory is for finding reads of uninitialised values; it costs time and changes nothing.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     plan = _Plan(until_stage or STAGES[-1])
     with WorkDir(work) as work_dir:
         if from_stage is not None:

@@ -222,7 +222,8 @@ def _clean_windows(windows: WindowSet, task: TaskSpec) -> tuple[torch.Tensor, to
     A head fitted on whole clips alone is right on 75 % of one-second windows of unseen clips, with
     them on 90 % (ESC-10 fold 4, trained on folds 1 to 3).
     """
-    assert windows.target is not None and windows.embedding is not None
+    assert windows.target is not None
+    assert windows.embedding is not None
     clean = ~windows.silent
     if task.kind == "single_label":
         clean &= windows.target.max(axis=1) > HARD_LABEL

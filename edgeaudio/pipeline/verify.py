@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,7 @@ class TestWindows:
 
     def clip_means(self, probs: Float32) -> Float32:
         """Window probabilities `(n, classes)` -> clip scores `(clips, classes)`."""
-        bounds = [*self.starts, len(probs)]
-        pairs = zip(bounds[:-1], bounds[1:], strict=True)
+        pairs = itertools.pairwise([*self.starts, len(probs)])
         return np.stack([probs[a:b].mean(axis=0, dtype=np.float64) for a, b in pairs]).astype(np.float32)
 
 
@@ -109,7 +109,7 @@ def _measure(
     manifest = bundle.manifest
     gates = context.recipe.verify
     with torch.no_grad():
-        torch_logits = torch.cat([network(chunk) for chunk in torch.from_numpy(test.windows).split(256)]).numpy()
+        torch_logits = torch.cat([network(chunk) for chunk in torch.split(torch.from_numpy(test.windows), 256)]).numpy()
     predictions = {"torch-fp32": test.clip_means(_probs(torch_logits, manifest)).argmax(axis=1).tolist()}
     chosen = np.unique(np.linspace(0, len(test.windows) - 1, PARITY_WINDOWS).astype(int))
     checked = []

@@ -43,7 +43,8 @@ class SeparableBlock(nn.Module):
         y = self.pointwise(self.relu(self.depthwise(x)))
         if self.residual:
             y = y + x[:, :, TIME_KERNEL // 2 : -(TIME_KERNEL // 2)]
-        return self.relu(y)
+        activated: torch.Tensor = self.relu(y)
+        return activated
 
 
 class DSCNN(nn.Module):
@@ -103,7 +104,8 @@ class DSCNN(nn.Module):
         x = self.stem(log_mel.unsqueeze(1))
         for stage in self.stages:
             x = stage(x)
-        return self.collapse(x).mean(dim=(2, 3))
+        pooled: torch.Tensor = self.collapse(x).mean(dim=(2, 3))
+        return pooled
 
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, n_mels)` -> logits `(batch, n_classes)`."""

@@ -40,7 +40,8 @@ class LogMel(nn.Module):
             waveform = nn.functional.pad(waveform[:, None], (half, half), mode="reflect")[:, 0]
         frames = waveform.unfold(-1, len(self.window), spec.hop_length) * self.window
         spectrum = torch.fft.rfft(frames, n=spec.n_fft)
-        return (spectrum.real.square() + spectrum.imag.square()) @ self.mel
+        power: torch.Tensor = (spectrum.real.square() + spectrum.imag.square()) @ self.mel
+        return power
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """See the class docstring; output in the spec's units, `(ln(power + floor) + offset) * scale`."""

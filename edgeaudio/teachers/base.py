@@ -12,11 +12,19 @@ from edgeaudio.spec import FrontendSpec, LabelSet
 class Teacher(Protocol):
     """A frozen foundation model. `digest` identifies weights and code revision for the label store."""
 
-    name: str
     licence: str
     frontend: FrontendSpec
-    labels: LabelSet
     embedding_dim: int
+
+    @property
+    def name(self) -> str:
+        """As in the catalogue."""
+        ...
+
+    @property
+    def labels(self) -> LabelSet:
+        """What the logits of `embed` mean."""
+        ...
 
     @property
     def digest(self) -> str:

@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_named_not_loaded(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / "step=0000001.ckpt").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(VerificationError, match="step=0000001.ckpt cannot be read"):
+    with pytest.raises(VerificationError, match=r"step=0000001\.ckpt cannot be read"):
         train(tmp_path)
 
 
