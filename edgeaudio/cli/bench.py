@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeaudio.cli.options import BundleFile, Json, Threads, examples
-from edgeaudio.cli.output import print_json, print_table
+from edgeaudio.cli.output import print_json
 
 if TYPE_CHECKING:
-    from edgeaudio.bench.schema import ArtefactResult, BenchResult
+    from edgeaudio.bench.schema import BenchResult
 
 
 def register(app: typer.Typer) -> None:
@@ -66,21 +66,7 @@ def bench(
 
 
 def print_bench(result: BenchResult) -> None:
-    """The table of a benchmark, and what speaks against its figures."""
-    print(
-        f"{result.bundle_name} on {result.environment.cpu_model}, {result.threads} thread(s), hop {result.hop_ms:g} ms"
-    )
-    header = ("ARTEFACT", "ENGINE", "KiB", "p50 ms", "p95 ms", "p99 ms", "RTF p50", "VERDICT")
-    print_table(header, [_row(item) for item in result.artefacts])
-    for missing in result.not_run:
-        print(f"not run: {missing.artefact}: {missing.reason}")
-    for reason in result.verdict.reasons:
-        print(f"{reason.level}: {reason.message}")
+    """The table of a benchmark, its verdict last."""
+    from edgeaudio.bench.table import format_table
 
-
-def _row(item: ArtefactResult) -> tuple[object, ...]:
-    total = item.stage("total")
-    summary = None if total is None else total.summary
-    points = (None,) * 3 if summary is None else (summary.p50, summary.p95, summary.p99)
-    times = [None if point is None or point.value_us is None else point.value_us / 1000 for point in points]
-    return (item.artefact, item.engine, item.size_bytes / 1024, *times, item.rtf_p50, item.verdict.level)
+    print(format_table(result), end="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,7 @@ def demo(
     """
     from edgeaudio.pipeline.demo import run_demo
 
-    result = run_demo(work, progress=Progress())
+    result = run_demo(work, progress=Progress(), progress_bar=_is_live())
     if as_json:
         verdict = result.bench.verdict
         print_json({"summary": result.summary, "bundle": result.bundle, "report": result.report, "bench": verdict})
@@ -61,6 +62,11 @@ def demo(
     print()
     print_bench(result.bench)
     print(f"\nreport: {result.report}")
+    _print_next(
+        f"edgeaudio stream {result.bundle} --input FILE.wav --precision int8",
+        f"edgeaudio bundle show {result.bundle}",
+        "edgeaudio run recipes/esc10.yaml --set data.root=FOLDER     your own sounds",
+    )
 
 
 def run(
@@ -123,8 +129,22 @@ def _run(
 
     recipe = load_config(path, Recipe, overrides or [])
     work = work or Path("work") / recipe.name
-    summary = run_recipe(recipe, work, from_stage=from_stage, until_stage=until_stage, progress=Progress())
+    summary = run_recipe(
+        recipe,
+        work,
+        from_stage=from_stage,
+        until_stage=until_stage,
+        progress=Progress(),
+        progress_bar=_is_live(),
+    )
     _print_summary(summary, work, as_json)
+    if as_json:
+        return
+    if summary.folds:
+        bundle = work / summary.folds[0].arms[0].bundle
+        _print_next(f"edgeaudio bench {bundle} --out {work}/bench.json", f"edgeaudio report {work}")
+    else:
+        _print_next(f"edgeaudio run {path} --work {work}")
 
 
 def _print_summary(summary: RunSummary, work: Path, as_json: bool) -> None:
@@ -137,16 +157,42 @@ def _print_summary(summary: RunSummary, work: Path, as_json: bool) -> None:
         print(f"finished up to stage {summary.until}; work directory {work}")
         return
     n_clips = summary.n_clips
-    rows: list[tuple[object, ...]] = [("teacher", summary.teacher, *_share(summary.teacher_correct, n_clips), None)]
+    per_fold = [str(fold.teacher_correct) for fold in summary.folds]
+    rows: list[tuple[object, ...]] = [
+        ("teacher", summary.teacher, *_share(summary.teacher_correct, n_clips), " ".join(per_fold), None)
+    ]
     for arm in [result.arm for result in summary.folds[0].arms]:
         for name in summary.artefact_names(arm):
             sizes_bytes = summary.sizes(arm, name)
             size = format_bytes(max(sizes_bytes)) if sizes_bytes else None
-            rows.append((arm, name, *_share(sum(summary.per_fold(arm, name)), n_clips), size))
-    print_table(("ARM", "MODEL", "CLIPS RIGHT", "ACCURACY", "SIZE"), rows)
+            right = summary.per_fold(arm, name)
+            rows.append((arm, name, *_share(sum(right), n_clips), " ".join(map(str, right)), size))
+    print_table(("ARM", "MODEL", "CLIPS RIGHT", "ACCURACY", "PER FOLD", "SIZE"), rows)
+    _print_paired(summary)
     for fold in summary.folds:
-        for result in fold.arms:
-            print(f"bundle: {work / result.bundle}")
+        print(f"bundle: {work / fold.arms[0].bundle}")
+
+
+def _print_paired(summary: RunSummary) -> None:
+    paired = summary.paired
+    if paired is None:
+        return
+    gain = paired.only_first - paired.only_second
+    print(
+        f"distilled against labels only ({paired.artefact}, same student, same windows seen): {gain:+d} clips;\n"
+        f"  only distilled right {paired.only_first}, only labels right {paired.only_second}, "
+        f"exact p = {paired.p_value:.2g}"
+    )
+
+
+def _print_next(*commands: str) -> None:
+    print("\nnext:")
+    for command in commands:
+        print(f"  {command}")
+
+
+def _is_live() -> bool:
+    return sys.stderr.isatty()
 
 
 def _share(n_correct: int, n_clips: int) -> tuple[str, str]:

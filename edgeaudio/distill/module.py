@@ -174,14 +174,17 @@ class Standardiser:
         return (values - self.mean) / self.std
 
 
-def warmed_ema(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor | int], None]:
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
+def warmed_ema(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
     """An exponential moving average whose decay rises from 0.1 to `decay` with the steps taken.
 
     Without the rise, the weights of the first steps still weigh on the average of a short run and,
     against the batch norms' statistics, ruin it.
     """
 
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, n_averaged: torch.Tensor | int) -> None:
         n = int(n_averaged)
         weight = 1 - min(decay, (1 + n) / (10 + n))
         for old, new in zip(averaged, current, strict=True):
@@ -214,11 +217,13 @@ class DistillModule(L.LightningModule):  # type: ignore[misc]
         dim = int(student.embedding_dim)  # type: ignore[arg-type]
         self.teacher_heads = nn.ModuleDict()
         self.standardisers: dict[str, Standardiser] = {}
-        for term in ("embedding", "foundation_logits"):
-            values = getattr(data.windows, term)
-            if getattr(spec.loss, term) and values is not None:
-                self.teacher_heads[term] = nn.Linear(dim, values.shape[1])
-                self.standardisers[term] = Standardiser.fit(values)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for term in ("embedding", "foundation_logits"):
+                values = getattr(data.windows, term)
+                if getattr(spec.loss, term) and values is not None:
+                    self.teacher_heads[term] = nn.Linear(dim, values.shape[1])
+                    self.standardisers[term] = Standardiser.fit(values)
 
     # Lightning's hooks -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -81,12 +82,13 @@ def train_student(
 ) -> nn.Module:
     """Train `student` in `folder` (checkpoints, CSV and TensorBoard logs) and return the averaged one.
 
-    Called again after a kill it continues from the last checkpoint and ends with the same weights.
+    `student` itself is not changed. Called again after a kill it continues from the last checkpoint and ends with the same weights.
     """
     checkpoints = folder / "checkpoints"
-    module = DistillModule(
-        _in_memory_format(student, torch.channels_last), data, spec, kind=kind, frontend=frontend, seed=seed
-    )
+    # A copy: the caller's network keeps its weights and memory format, so that what it computes afterwards
+    # does not depend on whether training ran in this process or was read from disk.
+    trainee = _in_memory_format(copy.deepcopy(student), torch.channels_last)
+    module = DistillModule(trainee, data, spec, kind=kind, frontend=frontend, seed=seed)
     epochs = -(-spec.steps // spec.checkpoint_every_steps)
     keeper = ModelCheckpoint(checkpoints, filename="{step:07d}", every_n_epochs=1, save_top_k=1, save_last=False)
     with warnings.catch_warnings():

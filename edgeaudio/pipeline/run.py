@@ -19,7 +19,6 @@ from edgeaudio.pipeline.summary import ArmResult, FoldResult, RunSummary, Skippe
 from edgeaudio.pipeline.teaching import (
     FoldTeacher,
     adapt,
-    count_correct,
     fold_base,
     teacher_rate,
 )
@@ -146,7 +145,7 @@ def _run_fold(context: Context, prepared: Prepared, plan: _Plan, fold: int) -> F
     unlabelled = label_unlabelled(context, prepared, base) if wants_unlabelled else None
     teacher = adapt(context, prepared, base, read_store(labels.output("labels.store"), None), fold)
     clips = prepared.test_clips(fold)
-    logger.info("fold %d: teacher gets %d of %d clips", fold, count_correct(teacher.clip_probs, clips), len(clips))
+    logger.info("fold %d: teacher gets %d of %d clips", fold, teacher.clip_correct, len(clips))
     if not plan.reaches("distill"):
         return None
     results = []

@@ -34,11 +34,14 @@ HARD_LABEL = 0.99
 
 @dataclass(frozen=True)
 class FoldTeacher:
-    """A teacher that answers the task. `head` None: its own logits are task logits."""
+    """A teacher that answers the task.
+
+    head: what turns embeddings of windows into task logits; None where the teacher's own logits do.
+    clip_correct: test clips that it gets right, heard whole.
+    """
 
     base: Teacher
     head: LinearHead | None
-    clip_probs: Float32
     clip_correct: int
 
     def task_logits(self, embedding: Float32, foundation_logits: Float32) -> Float32:
@@ -208,12 +211,16 @@ def adapt(context: Context, prepared: Prepared, teacher: Teacher, windows: Windo
     embedding, _ = embed_clips(context, prepared, teacher, everyone, "teacher on whole clips")
     row = {clip.id: number for number, clip in enumerate(everyone)}
     clip_part = torch.from_numpy(embedding[[row[clip.id] for clip in train]])
+    test_part = torch.from_numpy(embedding[[row[clip.id] for clip in test]])
+    c = context.recipe.teacher.head_c
+    # Whole clips and windows lie apart in the embedding: one head answers clips, another teaches windows.
+    clip_head = fit_head(clip_part, _targets(train, task), task, c=c)
     window_part, window_targets = _clean_windows(windows, task)
     targets = torch.cat([_targets(train, task), window_targets])
-    head = fit_head(torch.cat([clip_part, window_part]), targets, task, c=context.recipe.teacher.head_c)
+    window_head = fit_head(torch.cat([clip_part, window_part]), targets, task, c=c)
     with torch.no_grad():
-        test_logits = head(torch.from_numpy(embedding[[row[clip.id] for clip in test]])).numpy()
-    return _scored(teacher, head, test_logits, test, task)
+        test_logits = clip_head(test_part).numpy()
+    return _scored(teacher, window_head, test_logits, test, task)
 
 
 def _clean_windows(windows: WindowSet, task: TaskSpec) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,7 +254,7 @@ def _scored(
 ) -> FoldTeacher:
     tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
     probs = (tensor.softmax(1) if task.kind == "single_label" else tensor.sigmoid()).numpy()
-    return FoldTeacher(teacher, head, probs, count_correct(probs, clips))
+    return FoldTeacher(teacher, head, count_correct(probs, clips))
 
 
 def count_correct(probs: Float32, clips: Sequence[Clip]) -> int:

@@ -63,14 +63,17 @@ class Pipeline:
         self.calls: list[dict[str, Any]] = []
         self.answer: RunSummary | Exception = summary()
 
-    def run_recipe(self, recipe: Recipe, work: Path, *, progress: Any, **stages: str | None) -> RunSummary:
+    def run_recipe(
+        self, recipe: Recipe, work: Path, *, progress: Any, progress_bar: bool, **stages: str | None
+    ) -> RunSummary:
+        assert not progress_bar, "stderr is no terminal here"
         progress("labelling", 1, 2)
         self.calls.append({"recipe": recipe, "work": work, **stages})
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
-    def run_demo(self, work: Path, *, progress: Any) -> SimpleNamespace:
+    def run_demo(self, work: Path, *, progress: Any, progress_bar: bool) -> SimpleNamespace:
         self.calls.append({"work": work})
         bench = LocalDevice().bench(tiny.tiny_bundle("onnx-fp32"), options=BenchOptions(min_hops=2, min_seconds=0))
         return SimpleNamespace(
@@ -129,9 +132,14 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     assert captured.err == "labelling: 1 of 2\n"
     lines = captured.out.splitlines()
     assert lines[0] == "kitchen: 12345 parameters, 678900 MACs per window, 2 clips left out"
-    assert any(line.endswith("onnx-int8   69 of 80     86.2%     20.0 KiB") for line in lines)
+    assert any(line.endswith("onnx-int8   69 of 80     86.2%     69        20.0 KiB") for line in lines)
     assert any(line.split()[:2] == ["teacher", "mn04"] and "95.0%" in line for line in lines)
-    assert lines[-2:] == ["bundle: w/bundles/distilled.eab", "bundle: w/bundles/labels-only.eab"]
+    assert "bundle: w/bundles/distilled.eab" in lines
+    assert lines[-3:] == [
+        "next:",
+        "  edgeaudio bench w/bundles/distilled.eab --out w/bench.json",
+        "  edgeaudio report w",
+    ]
 
 
 def test_a_run_that_stopped_early_says_where(
@@ -179,7 +187,7 @@ def test_the_demo_ends_with_figures_a_bundle_and_a_report(
     page = capsys.readouterr().out
     assert pipeline.calls == [{"work": Path("w")}]
     assert "69 of 80" in page
-    assert "RTF" in page
+    assert "per hop, ms" in page
     assert page.endswith("\nreport: w/report.html\n")
     assert main(["demo", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
