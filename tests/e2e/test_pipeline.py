@@ -23,13 +23,19 @@ RECIPE = """\
 name: tiny
 seed: 3
 data: {kind: synth, synth_clips_per_class: 5, synth_unlabelled: 12, test_folds: [2]}
-teacher: {name: wide-cnn, width: 12, train: {windows_seen: 640, checkpoint_every_steps: 4, loss: {labels: 1, logits: 0, embedding: 0}}}
+teacher:
+  name: wide-cnn
+  width: 12
+  train: {windows_seen: 640, checkpoint_every_steps: 4, loss: {labels: 1, logits: 0, embedding: 0}}
 windows: {count: 320, unlabelled_count: 192, held_out: 32}
 student: {family: dscnn, width: 8}
-pretrain: {windows_seen: 640, checkpoint_every_steps: 4, loss: {labels: 0, logits: 0, embedding: 1, foundation_logits: 0.5}}
+pretrain:
+  windows_seen: 640
+  checkpoint_every_steps: 4
+  loss: {labels: 0, logits: 0, embedding: 1, foundation_logits: 0.5}
 train: {windows_seen: 1280, checkpoint_every_steps: 4, unlabelled_share: 0.5}
 quantize: {calibration_windows: 32}
-# What is proved here is the machinery: a student this short of training has logits too near each other for int8.
+# The machinery is on trial here: a student trained this briefly has logits too near each other for int8.
 verify: {int8_min_agreement: 0.5, int8_max_clips_lost: 10}
 """
 

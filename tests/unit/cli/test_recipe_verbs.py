@@ -188,7 +188,8 @@ def test_the_demo_ends_with_figures_a_bundle_and_a_report(
     assert pipeline.calls == [{"work": Path("w")}]
     assert "69 of 80" in page
     assert "per hop, ms" in page
-    assert page.endswith("\nreport: w/report.html\n")
+    assert "\nreport: w/report.html\n" in page
+    assert "next:\n  edgeaudio stream w/bundles/x.eab" in page
     assert main(["demo", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["summary"] == summary().model_dump(mode="json")
