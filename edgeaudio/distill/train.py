@@ -82,7 +82,8 @@ def train_student(
 ) -> nn.Module:
     """Train `student` in `folder` (checkpoints, CSV and TensorBoard logs) and return the averaged one.
 
-    `student` itself is not changed. Called again after a kill it continues from the last checkpoint and ends with the same weights.
+    `student` itself is not changed. Called again after a kill it continues from the last checkpoint
+    and ends with the same weights.
     """
     checkpoints = folder / "checkpoints"
     # A copy: the caller's network keeps its weights and memory format, so that what it computes afterwards

@@ -104,7 +104,9 @@ def _load(context: Context) -> tuple[Dataset, Dataset | None]:
     if data.kind == "synth":
         root = _synth_root(context)
         dataset = load_dataset("synth", root)
-        unlabelled = load_dataset("unlabelled", root / "unlabelled") if data.synth_unlabelled else None
+        unlabelled = None
+        if data.synth_unlabelled:
+            unlabelled = load_dataset("unlabelled", root / "unlabelled", licence=dataset.licence)
         return dataset, unlabelled
     assert data.root is not None
     options = {"csv_path": data.csv} if data.kind == "csv" else {}

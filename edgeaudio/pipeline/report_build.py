@@ -70,7 +70,7 @@ def build_report_data(work: Path) -> ReportData:
     return ReportData(
         title=f"{summary.name}: from {summary.teacher} to {summary.params:,} parameters",
         subtitle=f"{len(summary.folds)} test fold(s), {summary.n_clips} clips, seed {summary.seed}",
-        models=tuple(_models(summary)),
+        models=tuple(_models(summary, shipped)),
         curves=tuple(_curves(work)),
         confusion=_confusion(summary, shipped) if summary.folds else None,
         comparisons=tuple(_comparisons(summary, shipped)),
@@ -95,14 +95,16 @@ def _first_bundle(work: Path, summary: RunSummary) -> Bundle | None:
     return Bundle.read(work / arm.bundle) if arm else None
 
 
-def _models(summary: RunSummary) -> list[ModelResult]:
+def _models(summary: RunSummary, shipped: str) -> list[ModelResult]:
     if not summary.folds:
         return []
-    teacher = tuple(Score(fold.teacher_correct, fold.n_clips, f"fold {fold.fold}") for fold in summary.folds)
+    teacher = tuple(Score(fold.teacher_correct, fold.n_clips, str(fold.fold)) for fold in summary.folds)
     models = [ModelResult(f"teacher {summary.teacher}", "teacher", teacher, note="whole clips")]
     roles = {DISTILLED: ("student, distilled", "student"), LABELS_ONLY: ("student, labels only", "control")}
     for arm, (title, role) in roles.items():
         for name in summary.artefact_names(arm):
+            if arm == LABELS_ONLY and name not in ("torch-fp32", shipped):
+                continue
             per_fold = zip(summary.folds, summary.per_fold(arm, name), strict=True)
             exported = name != "torch-fp32"
             sizes = summary.sizes(arm, name)
@@ -110,7 +112,7 @@ def _models(summary: RunSummary) -> list[ModelResult]:
                 ModelResult(
                     f"{title}: {name}",
                     "artefact" if exported and arm == DISTILLED else role,  # type: ignore[arg-type]
-                    tuple(Score(correct, fold.n_clips, f"fold {fold.fold}") for fold, correct in per_fold),
+                    tuple(Score(correct, fold.n_clips, str(fold.fold)) for fold, correct in per_fold),
                     params=summary.params,
                     macs_per_window=summary.macs_per_window,
                     size_bytes=max(sizes) if sizes else None,
@@ -147,12 +149,12 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def _arm_and_fold(stage: str) -> tuple[str, str | None]:
-    """`distill-fold2-labels-only` -> ("labels-only", "fold 2")."""
+    """`distill-fold2-labels-only` -> ("labels-only", "2")."""
     for part in stage.split("-"):
         if part.startswith("fold"):
             before, _, after = stage.partition(part)
             arm = after.strip("-") or before.strip("-").replace("-", " ")
-            return arm, f"fold {part.removeprefix('fold')}"
+            return arm, part.removeprefix("fold")
     return stage, None
 
 
@@ -217,7 +219,7 @@ def _label_store(work: Path, summary: RunSummary) -> LabelStoreInfo | None:
     sizes = [len(LabelStore.open_read(path)) for path in stores]
     digest = LabelStore.open_read(stores[0]).key.teacher
     skipped = tuple((item.path, item.reason) for item in summary.skipped)
-    return LabelStoreInfo(summary.teacher, sum(sizes), summary.n_clips, digest, skipped)
+    return LabelStoreInfo(summary.teacher, sum(sizes), digest, skipped)
 
 
 def _stores(work: Path) -> Sequence[Path]:

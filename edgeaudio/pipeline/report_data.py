@@ -183,7 +183,6 @@ class LabelStoreInfo:
 
     teacher: str
     n_windows: int
-    n_clips: int
     teacher_digest: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
 

@@ -65,7 +65,7 @@ def full(bench: BenchResult) -> ReportData:
         frontend_example=FrontendExample(
             EVIL, np.zeros(16_000, np.float32), 16_000, np.zeros((98, 64), np.float32), 0.01
         ),
-        label_store=LabelStoreInfo(EVIL, 10, 5, skipped=((f"{EVIL}.wav", EVIL),)),
+        label_store=LabelStoreInfo(EVIL, 10, skipped=((f"{EVIL}.wav", EVIL),)),
         recipe_text=f"name: {EVIL}",
         manifest=manifest.model_copy(update={"task": TaskSpec(labels=LabelSet(names=names))}),
         environment={EVIL: EVIL},
@@ -174,7 +174,7 @@ def test_a_large_run_stays_below_2_mb(full: ReportData, bench: BenchResult, tmp_
         ),
         confusion=Confusion("student", labels, rng.integers(0, 40, (50, 50))),
         bench=bench.model_copy(update={"artefacts": many}),
-        label_store=LabelStoreInfo("mn04", 9, 9, skipped=tuple((f"{i}.wav", "empty") for i in range(5_000))),
+        label_store=LabelStoreInfo("mn04", 9, skipped=tuple((f"{i}.wav", "empty") for i in range(5_000))),
         frontend_example=FrontendExample(
             "dog", rng.uniform(-1, 1, 480_000).astype(np.float32), 16_000, rng.random((2998, 64), np.float32), 0.01
         ),
