@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,14 @@ def shared_dir() -> Path:
             pytest.fail(f"EDGEAUDIO_REQUIRE_ASSETS=1, but {reason}")
         pytest.skip(reason)
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The command line sets log levels and handlers for its process; the next test must not inherit them."""
+    names = ("", "edgeaudio", "edgeaudio_export")
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names}
+    yield
+    for name, (level, handlers) in before.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).handlers[:] = handlers

@@ -12,7 +12,7 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file 
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle file (.eab).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe, such as train.epochs=3."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe, such as seed=1."),
 ]
 Work = Annotated[
     Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from edgeaudio.cli.bench import print_bench
 from edgeaudio.cli.options import Json, Overrides, RecipeFile, Work, examples
 from edgeaudio.cli.output import format_bytes, print_json, print_table
 from edgeaudio.cli.progress import Progress
+from edgeaudio.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeaudio.pipeline.summary import RunSummary
@@ -32,7 +34,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of this file to `app`."""
     run_examples = examples(
         "edgeaudio run recipes/esc10.yaml",
-        "edgeaudio run recipes/esc10.yaml --set train.epochs=3 --work work/try",
+        "edgeaudio run recipes/esc10.yaml --set seed=1 --work work/seed1",
         "edgeaudio run recipes/esc10.yaml --from export",
     )
     app.command("demo", epilog=examples("edgeaudio demo", "edgeaudio demo --work work/demo"))(demo)
@@ -127,6 +129,8 @@ def _run(
     from edgeaudio.pipeline.recipe import Recipe
     from edgeaudio.pipeline.run import run_recipe
 
+    if path.suffix == ".eab":
+        raise ConfigError(f"{path} is a bundle, a recipe is wanted here. For a bundle: edgeaudio bundle check {path}")
     recipe = load_config(path, Recipe, overrides or [])
     work = work or Path("work") / recipe.name
     summary = run_recipe(
@@ -144,7 +148,9 @@ def _run(
         bundle = work / summary.folds[0].arms[0].bundle
         _print_next(f"edgeaudio bench {bundle} --out {work}/bench.json", f"edgeaudio report {work}")
     else:
-        _print_next(f"edgeaudio run {path} --work {work}")
+        # Without the overrides it would be another recipe.
+        same = "".join(f" --set {shlex.quote(override)}" for override in overrides or [])
+        _print_next(f"edgeaudio run {path} --work {work}{same}")
 
 
 def _print_summary(summary: RunSummary, work: Path, as_json: bool) -> None:

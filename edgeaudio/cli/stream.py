@@ -56,7 +56,7 @@ def stream(
     chunks: PCMReader | FileChunks
     classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads)
     if source == "-":
-        rate_hz = sample_rate or classifier.sample_rate
+        rate_hz = classifier.sample_rate if sample_rate is None else sample_rate
         chunks = _open_stdin(sample_format, channels, chunk_samples)
     else:
         chunks, rate_hz = _open_file(source, sample_rate, chunk_samples)

@@ -144,8 +144,8 @@ def check_skipped(skipped: Sequence[Skipped], total: int, max_fraction: float) -
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(5))
     first = "; ".join(item.reason for item in skipped[:3])
     raise DataError(
-        f"{len(skipped)} of {total} clips cannot be used ({counts}), max_skipped_fraction allows {max_fraction:g}. "
-        f"First: {first}. Mend or remove these files, or raise max_skipped_fraction."
+        f"{len(skipped)} of {total} clips cannot be used ({counts}), data.max_skipped allows {max_fraction:g}. "
+        f"First: {first}. Mend or remove these files, or raise data.max_skipped."
     )
 
 

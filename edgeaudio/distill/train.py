@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -131,8 +132,21 @@ def save_student(student: nn.Module, path: Path) -> None:
 
 def load_student(student: nn.Module, path: Path) -> nn.Module:
     """Strictly load weights into `student`."""
-    try:
-        student.load_state_dict(load_file(path), strict=True)
-    except (RuntimeError, OSError) as error:
-        raise VerificationError(f"{path} does not hold this student's weights: {error}") from error
+    _load(student, path, keep=())
     return student.eval()
+
+
+def load_body(student: nn.Module, path: Path) -> nn.Module:
+    """Load all weights but those of the head, which belong to a task and stay as they are."""
+    _load(student, path, keep=("head.",))
+    return student.eval()
+
+
+def _load(student: nn.Module, path: Path, *, keep: tuple[str, ...]) -> None:
+    kept = {name: value for name, value in student.state_dict().items() if name.startswith(keep)} if keep else {}
+    try:
+        student.load_state_dict(load_file(path) | kept, strict=True)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise VerificationError(
+            f"{path} does not hold this student's weights: {error}. Delete its folder to train again."
+        ) from error

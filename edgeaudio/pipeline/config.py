@@ -25,7 +25,7 @@ MAX_COMPLAINTS = 5
 
 
 def load_config(path: Path, model: type[S], overrides: Sequence[str] = ()) -> S:
-    """Read the YAML file `path` into `model`, after applying `overrides` such as `train.epochs=3`.
+    """Read the YAML file `path` into `model`, after applying `overrides` such as `train.windows_seen=20000`.
 
     Relative paths inside are kept as written.
 
@@ -57,7 +57,7 @@ def apply_override(document: Document, override: str) -> None:
     dotted, equals, text = override.partition("=")
     parts = dotted.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"{source}: an override is written field=value, for example --set train.epochs=3")
+        raise ConfigError(f"{source}: an override is written field=value, for example --set train.windows_seen=20000")
     value = parse_document(text, source=source, mapping=False).data
     node: Any = document.data
     for depth, part in enumerate(parts[:-1]):

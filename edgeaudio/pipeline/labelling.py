@@ -73,16 +73,17 @@ class LabelPlan:
         self.maker = WindowMaker(ClipWindows(cache, clips, task), augment, window, frontend, seed)
         self.n_classes = len(task.labels) if task else 0
         self.frontend, self.window = frontend, window
-        self.digest = digest_json(
-            {
-                "clips": [[clip_digest(clip), list(clip.labels)] for clip in clips],
-                "augment": augment.model_dump(mode="json"),
-                "window": window.model_dump(mode="json"),
-                "sample_rate": cache.sample_rate,
-                "seed": seed,
-                "classes": self.n_classes,
-            }
-        )
+        inputs: dict[str, Any] = {
+            "clips": [[clip_digest(clip), list(clip.labels)] for clip in clips],
+            "augment": augment.model_dump(mode="json"),
+            "window": window.model_dump(mode="json"),
+            "sample_rate": cache.sample_rate,
+            "seed": seed,
+            "classes": self.n_classes,
+        }
+        if task is not None and task.kind == "multi_label":
+            inputs["kind"] = task.kind  # it decides the target of silence
+        self.digest = digest_json(inputs)
 
 
 def store_schema(plan: LabelPlan, teacher: Teacher | None) -> StoreSchema:

@@ -71,7 +71,8 @@ def export_stage(
         "int8": quantised.outputs_digest,
         "formats": recipe.formats,
         "decision": recipe.decision.model_dump(mode="json"),
-        "lineage": lineage.model_dump(mode="json"),
+        # The commit is recorded, not an input: the same weights are not exported again for a new one.
+        "lineage": lineage.model_dump(mode="json", exclude={"commit"}),
         "task": prepared.dataset.task.model_dump(mode="json"),
         "name": recipe.name,
     }
@@ -160,9 +161,9 @@ def _write_artefacts(folder: Path, exported: Sequence[ExportedArtefact]) -> dict
 def _lineage(context: Context, prepared: Prepared, trained: TrainedStudent, teacher: Teacher) -> Lineage:
     recipe = context.recipe
     datasets = [prepared.dataset]
-    if trained.arm == DISTILLED and prepared.unlabelled is not None:
-        datasets.append(prepared.unlabelled)
     taught = trained.arm == DISTILLED
+    if taught and recipe.uses_unlabelled and prepared.unlabelled is not None:
+        datasets.append(prepared.unlabelled)
     return Lineage(
         edgeaudio_version=edgeaudio.__version__,
         recipe_digest=recipe.digest(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from edgeaudio.data.datasets import (
     Skipped,
     assign_folds,
     check_skipped,
+    clip_digest,
     load_dataset,
 )
 from edgeaudio.data.synth import write_synth
-from edgeaudio.errors import ConfigError, DataError
+from edgeaudio.errors import AudioFileError, ConfigError, DataError
 from edgeaudio.pipeline.recipe import DataSpec, Recipe
 from edgeaudio.pipeline.workdir import WorkDir
 from edgeaudio.spec import Spec
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
@@ -74,6 +78,7 @@ def prepare(context: Context, teacher_rate: int) -> Prepared:
     """
     recipe = context.recipe
     dataset, unlabelled = _load(context)
+    _warn_of_copies(dataset, recipe.data.test_folds)
     cache_folder = context.work.path / "cache" / "audio"
     skipped: list[Skipped] = []
     parts: list[Dataset] = []
@@ -82,13 +87,15 @@ def prepare(context: Context, teacher_rate: int) -> Prepared:
         if part is None:
             continue
         usable = part.clips
+        lost: list[Skipped] = []
         for rate in rates:
             cache = DecodeCache(cache_folder, rate)
             title = f"decode {part.name} at {rate} Hz"
             kept, left_out = cache.prepare(usable, progress=functools.partial(context.progress, title))
-            skipped += left_out
+            lost += left_out
             usable = tuple(kept)
-        check_skipped(skipped, len(part.clips), recipe.data.max_skipped)
+        check_skipped(lost, len(part.clips), recipe.data.max_skipped)
+        skipped += lost
         parts.append(replace(part, clips=usable))
     missing = set(recipe.data.test_folds) - set(parts[0].folds())
     if missing:
@@ -110,15 +117,67 @@ def _load(context: Context) -> tuple[Dataset, Dataset | None]:
         return dataset, unlabelled
     assert data.root is not None
     options = {"csv_path": data.csv} if data.kind == "csv" else {}
-    dataset = load_dataset(data.kind, Path(data.root), **options)
+    dataset = load_dataset(data.kind, _folder(data.root, "data.root"), **options)
     if data.licence != "unknown":
         dataset = replace(dataset, licence=data.licence)
     if not dataset.folds():
         dataset = _folds_from_splits(dataset, data, context.recipe.seed)
     unlabelled = None
     if data.unlabelled:
-        unlabelled = load_dataset("unlabelled", Path(data.unlabelled), licence=data.unlabelled_licence)
+        folder = _folder(data.unlabelled, "data.unlabelled")
+        unlabelled = _without_labelled(load_dataset("unlabelled", folder, licence=data.unlabelled_licence), dataset)
     return dataset, unlabelled
+
+
+def _folder(name: str, field: str) -> Path:
+    path = Path(name)
+    if not path.is_dir():
+        raise DataError(f"{field}: there is no folder {name!r}. Give the right one with --set {field}=FOLDER.")
+    return path
+
+
+def _without_labelled(unlabelled: Dataset, dataset: Dataset) -> Dataset:
+    """Without copies of labelled clips: through them a student would hear its test clips.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    labelled = set(_digests(dataset.clips))
+    digests = _digests(unlabelled.clips)
+    clips = tuple(
+        clip for clip, digest in zip(unlabelled.clips, digests, strict=True) if digest is None or digest not in labelled
+    )
+    n_copies = len(unlabelled.clips) - len(clips)
+    if not n_copies:
+        return unlabelled
+    if not clips:
+        raise DataError(f"data.unlabelled: all {n_copies} files are labelled clips too. Give a folder of other sounds.")
+    logger.warning("data.unlabelled: %d files are labelled clips too and are left out", n_copies)
+    return replace(unlabelled, clips=clips)
+
+
+def _warn_of_copies(dataset: Dataset, test_folds: Iterable[int]) -> None:
+    """Warn of test clips whose very file is also in another fold."""
+    digests = _digests(dataset.clips)
+    for fold in test_folds:
+        train = {digest for clip, digest in zip(dataset.clips, digests, strict=True) if clip.fold != fold}
+        test = [digest for clip, digest in zip(dataset.clips, digests, strict=True) if clip.fold == fold]
+        copies = sum(digest is not None and digest in train for digest in test)
+        if copies:
+            logger.warning(
+                "fold %d: %d of %d test clips are training clips too, byte for byte", fold, copies, len(test)
+            )
+
+
+def _digests(clips: Iterable[Clip]) -> list[str | None]:
+    """Content digests; None for a file that cannot be read, which decoding will list with its reason."""
+    digests: list[str | None] = []
+    for clip in clips:
+        try:
+            digests.append(clip_digest(clip))
+        except AudioFileError:
+            digests.append(None)
+    return digests
 
 
 def _folds_from_splits(dataset: Dataset, data: DataSpec, seed: int) -> Dataset:

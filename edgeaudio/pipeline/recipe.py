@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from edgeaudio.compress.ptq import MIN_CALIBRATION_WINDOWS
 from edgeaudio.data.windows import AugmentSpec
 from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import TrainSpec
@@ -82,7 +83,7 @@ class StudentSpec(Spec):
 class QuantizeSpec(Spec):
     """Post-training quantisation to int8."""
 
-    calibration_windows: int = Field(512, ge=8, le=20_000)
+    calibration_windows: int = Field(512, ge=MIN_CALIBRATION_WINDOWS, le=20_000)
 
 
 class VerifySpec(Spec):
@@ -117,8 +118,12 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.windows.held_out >= self.windows.count:
-            raise ValueError(f"windows.held_out {self.windows.held_out} leaves none of windows.count to train on")
+        for name, values in (("data.test_folds", self.data.test_folds), ("formats", self.formats)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names one twice: {list(values)}")
+        self._check_frontend()
+        self._check_windows()
+        self._check_losses()
         needs = {"pretrain": self.pretrain is not None, "train.unlabelled_share": self.train.unlabelled_share > 0}
         for field, wanted in needs.items():
             if wanted and not (self.data.has_unlabelled and self.windows.unlabelled_count):
@@ -128,3 +133,38 @@ class Recipe(Spec):
         if self.pretrain is not None and self.pretrain.loss.labels + self.pretrain.loss.logits > 0:
             raise ValueError("pretrain.loss: labels and logits must be 0, unlabelled sounds have no task labels")
         return self
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether the distilled student learns from unlabelled sounds."""
+        return self.pretrain is not None or self.train.unlabelled_share > 0
+
+    def _check_frontend(self) -> None:
+        if self.frontend.centre or self.frontend.preemphasis:
+            raise ValueError("frontend.centre and frontend.preemphasis are for teachers: a stream has neither")
+
+    def _check_windows(self) -> None:
+        held_out = self.windows.held_out
+        if held_out >= self.windows.count:
+            raise ValueError(f"windows.held_out {held_out} leaves none of windows.count to train on")
+        if self.pretrain is not None and 0 < self.windows.unlabelled_count <= held_out:
+            raise ValueError(f"windows.held_out {held_out} leaves none of windows.unlabelled_count to pretrain on")
+        batch, share = self.train.batch_size, self.train.unlabelled_share
+        if round(batch * share) >= batch:
+            raise ValueError(f"train.unlabelled_share {share} leaves no labelled window in a batch of {batch}")
+
+    def _check_losses(self) -> None:
+        trainings = {"train": self.train, "pretrain": self.pretrain}
+        if self.teacher.name == "wide-cnn":
+            trainings["teacher.train"] = self.teacher.train
+            loss = self.teacher.train.loss
+            if loss.uses_teacher or not loss.labels:
+                raise ValueError(
+                    "teacher.train.loss: wide-cnn has no teacher itself; "
+                    "use {labels: 1, logits: 0, embedding: 0, foundation_logits: 0}"
+                )
+            if self.teacher.width % 2:
+                raise ValueError(f"teacher.width is {self.teacher.width}; wanted an even number")
+        for name, training in trainings.items():
+            if training is not None and not (training.loss.labels or training.loss.uses_teacher):
+                raise ValueError(f"{name}.loss: every term is 0, so there is nothing to learn; raise one")

@@ -71,7 +71,7 @@ def build_report_data(work: Path) -> ReportData:
         title=f"{summary.name}: from {summary.teacher} to {summary.params:,} parameters",
         subtitle=f"{len(summary.folds)} test fold(s), {summary.n_clips} clips, seed {summary.seed}",
         models=tuple(_models(summary, shipped)),
-        curves=tuple(_curves(work)),
+        curves=tuple(_curves(work, summary)),
         confusion=_confusion(summary, shipped) if summary.folds else None,
         comparisons=tuple(_comparisons(summary, shipped)),
         bench=_bench(work),
@@ -122,10 +122,15 @@ def _models(summary: RunSummary, shipped: str) -> list[ModelResult]:
     return models
 
 
-def _curves(work: Path) -> list[LearningCurve]:
+def _stage_folders(work: Path, summary: RunSummary) -> list[Path]:
+    """The folders that the summary's run used; the work directory may hold those of other recipes too."""
+    return [folder for folder in WorkDir(work).stage_folders() if not summary.stages or folder.name in summary.stages]
+
+
+def _curves(work: Path, summary: RunSummary) -> list[LearningCurve]:
     """One curve per training stage; a resumed training has several logs, joined in order."""
     curves = []
-    for folder in WorkDir(work).stage_folders():
+    for folder in _stage_folders(work, summary):
         name = folder.name.rsplit("-", 1)[0]
         if not name.startswith(("distill-", "pretrain", "teacher-network")):
             continue
@@ -164,8 +169,10 @@ def _confusion(summary: RunSummary, artefact: str) -> Confusion:
         arm = fold.arm(DISTILLED)
         assert arm is not None
         for labels, top in zip(fold.labels, arm.predictions[artefact], strict=True):
-            # A multi-label clip counts as its predicted label where that is one of its labels.
-            counts[top if top in labels else labels[0], top] += 1
+            # A multi-label clip counts as its predicted label where that is one of its labels; one without
+            # any label has no row.
+            if labels:
+                counts[top if top in labels else labels[0], top] += 1
     return Confusion(f"student, distilled: {artefact}", summary.labels, counts)
 
 
@@ -213,7 +220,7 @@ def _example(bundle: Bundle) -> FrontendExample:
 
 
 def _label_store(work: Path, summary: RunSummary) -> LabelStoreInfo | None:
-    stores = _stores(work)
+    stores = _stores(work, summary)
     if not stores:
         return None
     sizes = [len(LabelStore.open_read(path)) for path in stores]
@@ -222,5 +229,6 @@ def _label_store(work: Path, summary: RunSummary) -> LabelStoreInfo | None:
     return LabelStoreInfo(summary.teacher, sum(sizes), digest, skipped)
 
 
-def _stores(work: Path) -> Sequence[Path]:
-    return sorted((work / "stages").glob("label-*/labels.store"))
+def _stores(work: Path, summary: RunSummary) -> Sequence[Path]:
+    paths = (folder / "labels.store" for folder in _stage_folders(work, summary) if folder.name.startswith("label-"))
+    return [path for path in paths if path.is_file()]

@@ -19,6 +19,7 @@ from edgeaudio.pipeline.summary import ArmResult, FoldResult, RunSummary, Skippe
 from edgeaudio.pipeline.teaching import (
     FoldTeacher,
     adapt,
+    check_teacher,
     fold_base,
     teacher_rate,
 )
@@ -87,7 +88,6 @@ def run_recipe(
     with WorkDir(work) as work_dir:
         if from_stage is not None:
             work_dir.invalidate(from_stage, _stage_names(recipe))
-        atomic_write(work / RECIPE_FILE, canonical_json(recipe.model_dump(mode="json")) + b"\n")
         context = Context(recipe, work_dir, progress, progress_bar)
         return _run(context, plan)
 
@@ -107,6 +107,8 @@ def _stage_names(recipe: Recipe) -> list[str]:
 
 def _run(context: Context, plan: _Plan) -> RunSummary:
     recipe = context.recipe
+    if plan.reaches("label"):
+        check_teacher(context)
     prepared = prepare(context, teacher_rate(context))
     n_classes = len(prepared.dataset.task.labels)
     # Fail on an impossible student before hours of labelling.
@@ -130,10 +132,15 @@ def _run(context: Context, plan: _Plan) -> RunSummary:
         folds=tuple(folds),
         paired=paired,
         stage_wall_s=_stage_seconds(context.work),
+        stages=tuple(folder.name for folder in context.work.used),
         skipped=tuple(SkippedClip(path=item.path, reason=item.reason) for item in prepared.skipped),
         until=plan.until,
     )
-    summary.write(context.work.path)
+    if plan.reaches("verify"):
+        # Together and only for whole runs: neither a recipe that failed nor one that stopped early
+        # stands beside the figures of another.
+        atomic_write(context.work.path / RECIPE_FILE, canonical_json(recipe.model_dump(mode="json")) + b"\n")
+        summary.write(context.work.path)
     return summary
 
 
@@ -141,8 +148,7 @@ def _run_fold(context: Context, prepared: Prepared, plan: _Plan, fold: int) -> F
     recipe = context.recipe
     base = fold_base(context, prepared, fold)
     labels = label_fold(context, prepared, base, fold)
-    wants_unlabelled = recipe.pretrain is not None or recipe.train.unlabelled_share > 0
-    unlabelled = label_unlabelled(context, prepared, base) if wants_unlabelled else None
+    unlabelled = label_unlabelled(context, prepared, base) if recipe.uses_unlabelled else None
     teacher = adapt(context, prepared, base, read_store(labels.output("labels.store"), None), fold)
     clips = prepared.test_clips(fold)
     logger.info("fold %d: teacher gets %d of %d clips", fold, teacher.clip_correct, len(clips))
@@ -194,5 +200,8 @@ def _compared_artefact(formats: Sequence[str]) -> str:
 
 
 def _stage_seconds(work: WorkDir) -> dict[str, float]:
-    """Seconds of the last run of each stage, from the work directory's history."""
-    return {event["stage"]: event["wall_s"] for event in work.history() if event["event"] == "done"}
+    """Seconds of each stage of this run, all folds together, also where it was done before."""
+    seconds: dict[str, float] = {}
+    for result in work.used.values():
+        seconds[result.name] = round(seconds.get(result.name, 0.0) + result.wall_s, 3)
+    return seconds

@@ -71,7 +71,11 @@ class SkippedClip(Spec):
 
 
 class RunSummary(Spec):
-    """`summary.json` of a work directory."""
+    """`summary.json` of a work directory.
+
+    `stage_wall_s`: seconds per stage name, all folds together; of a stage that was killed and resumed,
+    those of its last attempt. `stages`: the folders that this run used, among those of other runs.
+    """
 
     name: str
     seed: int
@@ -84,6 +88,7 @@ class RunSummary(Spec):
     folds: tuple[FoldResult, ...]
     paired: Paired | None
     stage_wall_s: dict[str, float]
+    stages: tuple[str, ...] = ()
     skipped: tuple[SkippedClip, ...]
     until: str | None = None
 

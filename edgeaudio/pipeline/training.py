@@ -13,7 +13,7 @@ from edgeaudio.catalog import resolve
 from edgeaudio.data.windows import AugmentSpec
 from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import DistillData, TrainSpec, WindowSet
-from edgeaudio.distill.train import load_student, save_student, train_student
+from edgeaudio.distill.train import load_body, load_student, save_student, train_student
 from edgeaudio.pipeline.labelling import LabelPlan, fill_store, read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.seeds import seeded
@@ -119,12 +119,14 @@ def train_fold(
         if recipe.pretrain is not None:
             assert unlabelled_store is not None
             pretrained = _pretrain(context, student, unlabelled_store, recipe.pretrain)
-            load_student(student, pretrained.output(STUDENT_FILE))
+            # Without the head: pretraining leaves it alone, and tasks with other classes share one pretraining.
+            load_body(student, pretrained.output(STUDENT_FILE))
             inputs["pretrained"] = pretrained.outputs[STUDENT_FILE]
         if spec.unlabelled_share:
             assert unlabelled_store is not None
             inputs["unlabelled"] = unlabelled_store.outputs["labels.store"]
     inputs["train"] = spec.model_dump(mode="json")
+    inputs |= _threads(context)
 
     def train(folder: Path) -> dict[str, Any]:
         task_logits = teacher.task_logits if arm == DISTILLED else None
@@ -149,7 +151,7 @@ def _pretrain(context: Context, student: nn.Module, store: StageResult, spec: Tr
         "train": spec.model_dump(mode="json"),
         "held_out": recipe.windows.held_out,
         "seed": recipe.seed,
-    }
+    } | _threads(context)
 
     def train(folder: Path) -> dict[str, Any]:
         windows = read_store(store.output("labels.store"), None)
@@ -157,6 +159,11 @@ def _pretrain(context: Context, student: nn.Module, store: StageResult, spec: Tr
         return {"windows_seen": spec.windows_seen}
 
     return context.work.run_stage("pretrain", inputs, train)
+
+
+def _threads(context: Context) -> dict[str, int]:
+    """Several threads add in another order than one, so their number decides the bits of a training."""
+    return {"threads": context.recipe.threads} if context.recipe.threads > 1 else {}
 
 
 def _train_into(

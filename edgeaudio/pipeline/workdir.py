@@ -154,6 +154,8 @@ class WorkDir:
         self._lock: int | None = None
         self._invalid: frozenset[str] = frozenset()
         self._renewed: set[Path] = set()
+        #: Every stage that this object ran or found done, in order, by folder.
+        self.used: dict[Path, StageResult] = {}
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -206,6 +208,10 @@ class WorkDir:
             WorkDirError: this `WorkDir` does not hold the lock, or `fn` returned something that is not JSON.
         """
         stage = self._prepare(name, inputs)
+        result = self.used[stage.folder] = self._result(stage, fn)
+        return result
+
+    def _result(self, stage: Stage, fn: Callable[[Path], Any]) -> StageResult:
         record = stage.record
         if record is not None:
             damaged = stage.damaged(record)
@@ -213,7 +219,7 @@ class WorkDir:
                 self._log(stage, "skipped", 0.0)
                 return _stage_result(stage, record, skipped=True)
             for path in damaged:
-                logger.warning("%s is damaged or missing; stage %s runs again", path, name)
+                logger.warning("%s is damaged or missing; stage %s runs again", path, stage.name)
         else:
             damaged = []
         for path in (stage.folder / DONE, *damaged, *_temporary_files(stage.folder)):

@@ -195,3 +195,11 @@ def test_the_demo_ends_with_figures_a_bundle_and_a_report(
     assert found["summary"] == summary().model_dump(mode="json")
     assert found["report"] == "work/demo/report.html"
     assert found["bench"]["level"] in ("valid", "suspect", "invalid")
+
+
+def test_a_bundle_where_a_recipe_is_wanted_gets_the_right_command(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "x.eab"]) == 2
+    assert "edgeaudio bundle check x.eab" in capsys.readouterr().err
+    assert pipeline.calls == []

@@ -9,7 +9,7 @@ import torch
 from edgeaudio.distill import module as distill_module
 from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import DistillData, TrainSpec, WindowSet
-from edgeaudio.distill.train import TrainingDivergedError, load_student, save_student, train_student
+from edgeaudio.distill.train import TrainingDivergedError, load_body, load_student, save_student, train_student
 from edgeaudio.errors import VerificationError
 from edgeaudio.spec import FrontendSpec
 from edgeaudio.students.dscnn import DSCNN
@@ -104,3 +104,26 @@ def test_student_weights_survive_the_disk_and_wrong_ones_are_refused(tmp_path):
     assert same(student.state_dict(), other.state_dict())
     with pytest.raises(VerificationError, match=r"student\.safetensors"):
         load_student(DSCNN(4, width=8), tmp_path / "student.safetensors")
+
+
+def test_a_pretrained_body_fits_students_of_any_number_of_classes(tmp_path: Path) -> None:
+    pretrained, student = DSCNN(2, width=8), DSCNN(5, width=8)
+    head = student.head.weight.clone()
+    save_student(pretrained, tmp_path / "s.safetensors")
+    load_body(student, tmp_path / "s.safetensors")
+    assert torch.equal(student.head.weight, head)
+    body = [name for name in student.state_dict() if not name.startswith("head.")]
+    assert all(torch.equal(student.state_dict()[name], pretrained.state_dict()[name]) for name in body)
+    with pytest.raises(VerificationError, match="Delete its folder"):
+        load_body(DSCNN(2, width=16), tmp_path / "s.safetensors")
+
+
+def test_pretraining_leaves_the_head_as_it_was(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(
+        update={"loss": LossWeights(labels=0, logits=0, embedding=1, foundation_logits=0.5), "unlabelled_share": 0.0}
+    )
+    torch.manual_seed(0)
+    fresh = DSCNN(2, width=8).state_dict()
+    trained = train(tmp_path, spec)
+    assert torch.equal(trained["head.weight"], fresh["head.weight"])
+    assert not torch.equal(trained["stem.0.0.weight"], fresh["stem.0.0.weight"])

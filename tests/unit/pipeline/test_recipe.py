@@ -1,0 +1,53 @@
+"""Recipes that could only fail after hours are refused at once, by field and with the mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeaudio.errors import ConfigError
+from edgeaudio.pipeline.recipe import Recipe
+
+LABELS_ONLY_LOSS = {"labels": 1, "logits": 0, "embedding": 0}
+NOTHING = {"labels": 0, "logits": 0, "embedding": 0}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.parse({"name": "x", "data": {"kind": "synth"}, **changes}, source="recipe")
+
+
+def wide_cnn(**changes: Any) -> dict[str, Any]:
+    return {"name": "wide-cnn", "train": {"loss": LABELS_ONLY_LOSS}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"kind": "synth", "test_folds": [2, 1, 2]}}, r"data.test_folds names one twice: \[2, 1, 2\]"),
+        ({"formats": ["onnx", "onnx"]}, "formats names one twice"),
+        ({"frontend": {"centre": True}}, "frontend.centre and frontend.preemphasis are for teachers"),
+        ({"frontend": {"preemphasis": 0.97}}, "frontend.centre and frontend.preemphasis are for teachers"),
+        ({"windows": {"count": 64, "held_out": 64}}, "held_out 64 leaves none of windows.count"),
+        (
+            {"windows": {"unlabelled_count": 512}, "pretrain": {"loss": {"labels": 0, "logits": 0}}},
+            "held_out 512 leaves none of windows.unlabelled_count",
+        ),
+        ({"train": {"unlabelled_share": 0.995}}, "leaves no labelled window in a batch of 64"),
+        ({"train": {"loss": NOTHING}}, "train.loss: every term is 0"),
+        ({"pretrain": {"loss": NOTHING}}, "pretrain.loss: every term is 0"),
+        ({"teacher": wide_cnn(train={"windows_seen": 100})}, "teacher.train.loss: wide-cnn has no teacher itself"),
+        ({"teacher": wide_cnn(train={"loss": NOTHING})}, "teacher.train.loss: wide-cnn has no teacher itself"),
+        ({"teacher": wide_cnn(width=13)}, "teacher.width is 13; wanted an even number"),
+        ({"quantize": {"calibration_windows": 8}}, "calibration_windows"),
+    ],
+)
+def test_an_impossible_recipe_names_its_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe(**changes)
+
+
+def test_a_recipe_uses_unlabelled_sounds_when_it_pretrains_or_mixes_them_in() -> None:
+    assert not recipe().uses_unlabelled
+    assert recipe(train={"unlabelled_share": 0.5}).uses_unlabelled
+    assert recipe(pretrain={"loss": {"labels": 0, "logits": 0}}).uses_unlabelled
