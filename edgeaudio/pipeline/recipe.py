@@ -90,7 +90,10 @@ class VerifySpec(Spec):
     """Gates that the exported artefacts must pass."""
 
     fp32_tolerance: float = Field(1e-3, gt=0, description="largest |logit difference| to torch")
-    int8_min_agreement: float = Field(0.97, ge=0, le=1, description="windows with the argmax of fp32")
+    int8_min_agreement: float = Field(0.99, ge=0, le=1, description="windows with the argmax of fp32, but for ties")
+    # A few steps of int8 logits (0.04 to 0.08 each). Digital silence is taught as "no class": its best two
+    # classes lie 0.02 to 0.09 apart, and which of them leads says nothing.
+    int8_tie_margin: float = Field(0.25, ge=0, description="fp32 logits; nearer classes are a tie")
     int8_max_clips_lost: int = Field(1, ge=0, description="per 80 test clips, against fp32")
 
 

@@ -140,7 +140,7 @@ def _measure(
 def _gate(precision: str, gates: VerifySpec) -> ParityGate:
     if precision == "fp32":
         return ParityGate(gates.fp32_tolerance, 1.0, tie_margin=TIE_MARGIN)
-    return ParityGate(None, gates.int8_min_agreement)
+    return ParityGate(None, gates.int8_min_agreement, tie_margin=gates.int8_tie_margin)
 
 
 def _probs(logits: Float32, manifest: Manifest) -> Float32:
