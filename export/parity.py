@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio import catalog
-from edgeaudio.bundle.manifest import Parity, Precision
+from edgeaudio.bundle.manifest import Artefact, Parity
 from edgeaudio.errors import ConfigError, ParityError, ShapeError
 from edgeaudio.runtime.engines.base import Engine
-
-from .artefact import ExportedArtefact
 
 Float32 = NDArray[np.float32]
 
@@ -30,28 +28,22 @@ class ParityGate:
     tie_margin: float = 0.0
 
 
-#: Float kernels differ in the order of sums only: measured 4e-6 on logits of size 5.
-FP32_GATE = ParityGate(tolerance=1e-3, min_argmax_agreement=1.0, tie_margin=2e-3)
-#: Single windows near a class boundary flip under int8 (measured 1 to 2 %), so this gate is for windows;
-#: what a bundle promises about clips is checked where clips are known.
-INT8_GATE = ParityGate(tolerance=None, min_argmax_agreement=0.97)
-#: Two engines on the same quantised graph: they differ by single output steps.
-INT8_PAIR_GATE = ParityGate(tolerance=None, min_argmax_agreement=0.99)
-GATES: dict[Precision, ParityGate] = {"fp32": FP32_GATE, "int8": INT8_GATE}
-
-
-def engine_for(artefact: ExportedArtefact, *, threads: int = 1) -> Engine:
-    """The catalogue's engine for the artefact's format, loaded with it.
+def engine_name(format: str) -> str:
+    """The catalogue's engine that runs files of `format`.
 
     Raises:
-        ConfigError: no engine of the catalogue runs this format.
+        ConfigError: none does.
     """
     for name in catalog.ENGINES:
-        engine = catalog.resolve("engines", name)
-        if engine.format == artefact.format:
-            built: Engine = engine(artefact.manifest_entry(), artefact.payload, threads=threads)
-            return built
-    raise ConfigError(f"no engine of {sorted(catalog.ENGINES)} runs format {artefact.format!r}")
+        if catalog.resolve("engines", name).format == format:
+            return name
+    raise ConfigError(f"no engine of {sorted(catalog.ENGINES)} runs format {format!r}")
+
+
+def engine_for(entry: Artefact, payload: bytes) -> Engine:
+    """The engine of the artefact's format with the artefact loaded, one thread."""
+    engine: Engine = catalog.resolve("engines", engine_name(entry.format))(entry, payload, threads=1)
+    return engine
 
 
 def run_windows(engine: Engine, windows: Float32) -> Float32:
@@ -77,31 +69,6 @@ def measure_parity(logits: Float32, reference_logits: Float32, *, reference: str
         argmax_agreement=agreement,
         min_argmax_agreement=gate.min_argmax_agreement,
     )
-
-
-def check_parity(
-    artefact: ExportedArtefact,
-    windows: Float32,
-    reference_logits: Float32,
-    *,
-    reference: str = "torch-fp32",
-    gate: ParityGate | None = None,
-    engine: Engine | None = None,
-) -> Parity:
-    """Run `artefact` on `windows` `(n, frames, n_mels)` and hold it against the student's logits.
-
-    Args:
-        reference_logits: `(n, classes)` of the float student.
-        gate: default by precision, see `GATES`.
-        engine: one that has the artefact loaded; default `engine_for(artefact)`.
-    Raises:
-        ParityError: names the artefact and the figure outside the gate.
-    """
-    gate = gate or GATES[artefact.precision]
-    logits = run_windows(engine or engine_for(artefact), windows)
-    parity = measure_parity(logits, reference_logits, reference=reference, gate=gate)
-    require_parity(artefact.name, parity)
-    return parity
 
 
 def require_parity(name: str, parity: Parity) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from edgeaudio_export.artefact import ExportedArtefact
 from edgeaudio_export.export import export_student
+from edgeaudio_export.parity import engine_for
 
 import edgeaudio
 from edgeaudio.bundle import Artefact, Golden, Manifest, golden_entry, write_bundle
 from edgeaudio.bundle.manifest import Lineage, Source
-from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.compress.ptq import quantise_ptq
 from edgeaudio.data.windows import Float32
 from edgeaudio.frontend.reference import reference_log_mel
@@ -23,7 +23,6 @@ from edgeaudio.pipeline.labelling import read_store
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.training import DISTILLED, TrainedStudent
 from edgeaudio.pipeline.workdir import StageResult
-from edgeaudio.runtime.engines.base import Engine
 from edgeaudio.spec import FrontendSpec, WindowSpec
 from edgeaudio.spec.fs import atomic_write
 from edgeaudio.teachers.base import Teacher
@@ -130,20 +129,9 @@ def make_golden(
     log_mel = np.stack([reference_log_mel(row, frontend) for row in waveform]).astype(np.float32)
     logits = {}
     for entry in entries:
-        engine = build_engine(entry, payloads[entry.path])
+        engine = engine_for(entry, payloads[entry.path])
         logits[entry.name] = np.stack([engine.run(row) for row in log_mel])
     return Golden(waveform=waveform, log_mel=log_mel, logits=logits)
-
-
-def engine_name(format: str) -> str:
-    """The catalogue's engine that runs this format."""
-    return next(name for name in ENGINES if resolve("engines", name).format == format)
-
-
-def build_engine(entry: Artefact, payload: bytes) -> Engine:
-    """The engine of the artefact's format with the artefact loaded, one thread."""
-    engine: Engine = resolve("engines", engine_name(entry.format))(entry, payload, threads=1)
-    return engine
 
 
 def _artefact_file(folder: Path, entry: Artefact) -> Path:

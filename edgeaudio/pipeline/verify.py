@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeaudio_export.parity import ParityGate, measure_parity, require_parity, run_windows
+from edgeaudio_export.parity import ParityGate, engine_for, engine_name, measure_parity, require_parity, run_windows
 from torch import nn
 
 from edgeaudio.bundle import Artefact, Bundle, Manifest, with_manifest
@@ -18,7 +18,6 @@ from edgeaudio.bundle.manifest import Metric, Parity
 from edgeaudio.data.datasets import Clip, DecodeCache, clip_digest
 from edgeaudio.data.windows import Float32
 from edgeaudio.errors import ParityError
-from edgeaudio.pipeline.packing import build_engine, engine_name
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.recipe import VerifySpec
 from edgeaudio.pipeline.training import TrainedStudent
@@ -113,9 +112,11 @@ def _measure(
     predictions = {"torch-fp32": test.clip_means(_probs(torch_logits, manifest)).argmax(axis=1).tolist()}
     chosen = np.unique(np.linspace(0, len(test.windows) - 1, PARITY_WINDOWS).astype(int))
     checked = []
+    int8_logits: dict[str, Float32] = {}
     for number, artefact in enumerate(manifest.artefacts):
-        engine = build_engine(artefact, bundle.payload(artefact))
-        logits = run_windows(engine, test.windows[chosen])
+        logits = run_windows(engine_for(artefact, bundle.payload(artefact)), test.windows[chosen])
+        if artefact.precision == "int8":
+            int8_logits[artefact.name] = logits
         parity = measure_parity(
             logits, torch_logits[chosen], reference="torch-fp32", gate=_gate(artefact.precision, gates)
         )
@@ -134,7 +135,14 @@ def _measure(
         )
         checked.append(artefact.model_copy(update={"parity": parity, "metrics": (metric,)}))
         context.progress(f"verify {manifest.name}", number + 1, len(manifest.artefacts))
+    _require_one_int8_model(int8_logits, _gate("int8", gates))
     return checked, predictions
+
+
+def _require_one_int8_model(logits: dict[str, Float32], gate: ParityGate) -> None:
+    """Raise `ParityError` unless the int8 files of all formats answer alike: they come from one quantised graph."""
+    for (first, reference), (other, answers) in itertools.pairwise(logits.items()):
+        require_parity(other, measure_parity(answers, reference, reference=first, gate=gate))
 
 
 def _gate(precision: str, gates: VerifySpec) -> ParityGate:

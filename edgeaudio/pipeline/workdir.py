@@ -19,7 +19,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -237,15 +237,6 @@ class WorkDir:
         if from_stage not in order:
             raise ConfigError(f"no stage {from_stage!r}. {closest_match_hint(from_stage, order)}")
         self._invalid = frozenset(order[list(order).index(from_stage) :])
-
-    def prune(self, keep: Iterable[Path]) -> list[Path]:
-        """Remove every stage folder that is not in `keep`; returns those removed."""
-        self._require_lock()
-        kept = {path.resolve() for path in keep}
-        removed = [folder for folder in self.stage_folders() if folder.resolve() not in kept]
-        for folder in removed:
-            _remove_tree(folder)
-        return removed
 
     def stage_folders(self) -> list[Path]:
         """All stage folders, finished or not, by name."""

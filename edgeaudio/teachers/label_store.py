@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeaudio.errors import ConfigError, DataError, ShapeError, VerificationError, WorkDirError
+from edgeaudio.errors import ConfigError, DataError, ShapeError, WorkDirError
 from edgeaudio.spec import limits
 from edgeaudio.spec.fs import fsync_dir
 from edgeaudio.teachers.label_schema import (
@@ -279,21 +279,6 @@ class LabelStore:
     def read(self, name: str) -> NDArray[Any]:
         """As `field`, but a contiguous copy in memory."""
         return np.array(self.field(name), order="C")
-
-    def check_keys(self, keys: list[bytes]) -> None:
-        """Compare the stored keys with those of the plan's first records.
-
-        Raises:
-            VerificationError: a record was made from other audio than the plan now has.
-        """
-        if len(keys) != len(self):
-            raise VerificationError(f"{self.path}: {len(self)} records, keys given for {len(keys)}")
-        for position, (stored, wanted) in enumerate(zip(self.field("key"), keys, strict=True)):
-            if stored.tobytes() != wanted:
-                raise VerificationError(
-                    f"{self.path}: record {self.key.first_index + position} was made from other audio. "
-                    "Delete the file and label again."
-                )
 
     def _map(self, n_records: int) -> NDArray[Any]:
         if n_records == 0:

@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 from edgeaudio_export.artefact import ExportedArtefact
 from edgeaudio_export.parity import (
-    FP32_GATE,
-    INT8_GATE,
-    INT8_PAIR_GATE,
     ParityGate,
-    check_parity,
-    engine_for,
+    engine_name,
     measure_parity,
     require_parity,
     run_windows,
 )
 from numpy.typing import NDArray
 
-from edgeaudio.bundle.manifest import TensorInfo
+from edgeaudio.bundle.manifest import Parity, TensorInfo
 from edgeaudio.errors import ConfigError, ParityError, ShapeError
 
 N_WINDOWS, FRAMES, N_MELS, CLASSES = 200, 3, 4, 5
 Float32 = NDArray[np.float32]
+
+FP32_GATE = ParityGate(tolerance=1e-3, min_argmax_agreement=1.0, tie_margin=2e-3)
+INT8_GATE = ParityGate(tolerance=None, min_argmax_agreement=0.97)
 
 
 class FixedEngine:
@@ -68,8 +67,15 @@ def with_flips(reference: Float32, n_flips: int) -> Float32:
     return flipped
 
 
+def held(logits: Float32, reference: Float32, gate: ParityGate, name: str) -> Parity:
+    """As verification does: run the windows, measure, require."""
+    parity = measure_parity(run_windows(FixedEngine(logits), log_mels()), reference, reference="torch-fp32", gate=gate)
+    require_parity(name, parity)
+    return parity
+
+
 def test_equal_logits_pass(reference: Float32) -> None:
-    parity = check_parity(artefact("fp32"), log_mels(), reference, engine=FixedEngine(reference))
+    parity = held(reference, reference, FP32_GATE, "onnx-fp32")
     assert parity.passed
     assert (parity.n_windows, parity.max_abs_logit_diff, parity.argmax_agreement) == (N_WINDOWS, 0.0, 1.0)
 
@@ -78,20 +84,17 @@ def test_float_beyond_its_tolerance_fails_with_name_and_figure(reference: Float3
     wrong = reference.copy()
     wrong[7, 2] -= 0.25
     with pytest.raises(ParityError, match=r"onnx-fp32 against torch-fp32 on 200 windows.*0\.25 \(at most 0\.001\)"):
-        check_parity(artefact("fp32"), log_mels(), reference, engine=FixedEngine(wrong))
+        held(wrong, reference, FP32_GATE, "onnx-fp32")
 
 
 def test_int8_may_differ_in_size_but_not_in_its_answers(reference: Float32) -> None:
-    check_parity(artefact("int8"), log_mels(), reference, engine=FixedEngine(reference * 1.5))
+    held(reference * 1.5, reference, INT8_GATE, "onnx-int8")
     with pytest.raises(ParityError, match=r"onnx-int8.*same top class on 95\.00% \(at least 97\.00%\)"):
-        check_parity(artefact("int8"), log_mels(), reference, engine=FixedEngine(with_flips(reference, 10)))
+        held(with_flips(reference, 10), reference, INT8_GATE, "onnx-int8")
 
 
 def test_the_gate_is_a_parameter(reference: Float32) -> None:
-    engine = FixedEngine(with_flips(reference, 10))
-    parity = check_parity(
-        artefact("int8"), log_mels(), reference, engine=engine, gate=ParityGate(None, min_argmax_agreement=0.9)
-    )
+    parity = held(with_flips(reference, 10), reference, ParityGate(None, min_argmax_agreement=0.9), "onnx-int8")
     assert parity.argmax_agreement == pytest.approx(0.95)
 
 
@@ -103,7 +106,7 @@ def test_a_tie_within_the_margin_is_no_disagreement() -> None:
 
 
 def test_two_int8_files_must_give_the_same_answers(reference: Float32) -> None:
-    parity = measure_parity(with_flips(reference, 3), reference, reference="onnx-int8", gate=INT8_PAIR_GATE)
+    parity = measure_parity(with_flips(reference, 3), reference, reference="onnx-int8", gate=ParityGate(None, 0.99))
     with pytest.raises(ParityError, match=r"tflite-int8 against onnx-int8.*98\.50%"):
         require_parity("tflite-int8", parity)
 
@@ -122,7 +125,7 @@ def test_windows_are_run_in_order(reference: Float32) -> None:
 
 def test_a_format_without_engine_is_refused() -> None:
     with pytest.raises(ConfigError, match="no engine"):
-        engine_for(artefact("fp32", format="c"))
+        engine_name("c")
 
 
 def test_the_manifest_entry_holds_digest_and_size() -> None:

@@ -334,17 +334,6 @@ def test_a_shard_counts_from_its_first_index(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.read("index"), [5])
 
 
-def test_records_made_from_other_audio_are_found(tmp_path: Path) -> None:
-    path = tmp_path / "labels.bin"
-    fill(path, until=2)
-    store = LabelStore.open_read(path)
-    store.check_keys([content_key(b"\0"), content_key(b"\1")])
-    with pytest.raises(VerificationError, match="record 1 was made from other audio"):
-        store.check_keys([content_key(b"\0"), content_key(b"x")])
-    with pytest.raises(VerificationError, match="2 records, keys given for 1"):
-        store.check_keys([content_key(b"\0")])
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
