@@ -120,6 +120,11 @@ def _load(context: Context) -> tuple[Dataset, Dataset | None]:
     dataset = load_dataset(data.kind, _folder(data.root, "data.root"), **options)
     if data.licence != "unknown":
         dataset = replace(dataset, licence=data.licence)
+    if dataset.folds() and any(clip.split for clip in dataset.clips):
+        raise DataError(
+            f"dataset {dataset.name!r} has folds and splits; a run needs to know which of them holds the test clips. "
+            f"Remove one of the two columns from {data.csv or data.root}."
+        )
     if not dataset.folds():
         dataset = _folds_from_splits(dataset, data, context.recipe.seed)
     unlabelled = None

@@ -98,7 +98,7 @@ def _stage_names(recipe: Recipe) -> list[str]:
     arms = (DISTILLED, LABELS_ONLY)
     names = ["data"]
     names += [f"teacher-network-fold{fold}" for fold in folds]
-    names += ["label", "label-unlabelled", *(f"label-fold{fold}" for fold in folds)]
+    names += ["label", "embed", "label-unlabelled", *(f"label-fold{fold}" for fold in folds)]
     names += ["distill", "pretrain", *(f"distill-fold{fold}-{arm}" for fold in folds for arm in arms)]
     for stage in ("quantize", "export", "verify"):
         names += [stage, *(f"{stage}-fold{fold}-{arm}" for fold in folds for arm in arms)]

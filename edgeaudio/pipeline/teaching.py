@@ -18,7 +18,7 @@ from edgeaudio.errors import ConfigError, DataError
 from edgeaudio.pipeline.labelling import LabelPlan, fill_store, read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.seeds import seeded
-from edgeaudio.spec import TaskSpec, digest_json
+from edgeaudio.spec import TaskSpec
 from edgeaudio.spec.fs import atomic_path
 from edgeaudio.students.dscnn import DSCNN
 from edgeaudio.teachers.adapted import AdaptedTeacher
@@ -211,7 +211,7 @@ def embed_clips(
                 np.save(stream, np.stack(values), allow_pickle=False)
         return {"clips": len(clips)}
 
-    result = context.work.run_stage(f"embed-{digest_json(inputs)[:8]}", inputs, embed)
+    result = context.work.run_stage("embed", inputs, embed)
     embedding, logits = (np.load(result.output(f"{name}.npy"), allow_pickle=False) for name in ("embedding", "logits"))
     return embedding, logits
 

@@ -111,7 +111,7 @@ def load_state_dict(path: Path, sha256: str, *, allow_unknown_digest: bool = Fal
         if not allow_unknown_digest:
             raise VerificationError(
                 f"teacher weights {path}: SHA-256 is {found}, wanted {sha256}. "
-                "Fetch them again, or allow an unknown digest if you trained them yourself."
+                "Fetch them again: edgeaudio tag --teacher mn04 --fetch FILE.wav"
             )
         logger.warning("%s has the unknown SHA-256 %s, loaded because an unknown digest is allowed", path, found)
     try:

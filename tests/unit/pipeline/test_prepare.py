@@ -85,3 +85,11 @@ def test_a_test_clip_that_is_also_a_training_clip_is_warned_of(
 def test_a_missing_folder_is_named_by_its_field(field: str, work: WorkDir, sounds: Path) -> None:
     with pytest.raises(DataError, match=rf"data\.{field}: there is no folder '.*nowhere'.*--set data\.{field}=FOLDER"):
         prepare(context(work, sounds, **{field: str(sounds / "nowhere")}), RATE)
+
+
+def test_folds_beside_splits_are_refused(work: WorkDir, sounds: Path) -> None:
+    rows = [f"{label}/{n}.wav,{label},{n % 2 + 1},{'test' if n == 0 else 'train'}" for label in "ab" for n in range(5)]
+    table = sounds / "table.csv"
+    table.write_text("file,label,fold,split\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="folds and splits"):
+        prepare(context(work, sounds, kind="csv", csv=str(table)), RATE)
