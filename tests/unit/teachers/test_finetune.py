@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,13 @@ class Killed(Exception):
     """Stands for a kill between two steps."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For the whole module: several threads add in another order, and `unbroken` is made once for all tests."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
