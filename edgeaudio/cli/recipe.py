@@ -67,7 +67,7 @@ def demo(
     _print_next(
         f"edgeaudio stream {result.bundle} --input FILE.wav --precision int8",
         f"edgeaudio bundle show {result.bundle}",
-        "edgeaudio run recipes/esc10.yaml --set data.root=FOLDER     your own sounds",
+        "edgeaudio run recipes/folder.yaml --set data.root=FOLDER     your own sounds",
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeaudio.errors import ConfigError
+from edgeaudio.pipeline.config import load_config
 from edgeaudio.pipeline.recipe import Recipe
 
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 LABELS_ONLY_LOSS = {"labels": 1, "logits": 0, "embedding": 0}
 NOTHING = {"labels": 0, "logits": 0, "embedding": 0}
 
@@ -51,3 +54,10 @@ def test_a_recipe_uses_unlabelled_sounds_when_it_pretrains_or_mixes_them_in() ->
     assert not recipe().uses_unlabelled
     assert recipe(train={"unlabelled_share": 0.5}).uses_unlabelled
     assert recipe(pretrain={"loss": {"labels": 0, "logits": 0}}).uses_unlabelled
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
+    recipe = load_config(path, Recipe)
+    assert recipe.name
+    assert recipe == Recipe.model_validate_json(recipe.model_dump_json())
