@@ -30,6 +30,7 @@ from edgeaudio.spec.fs import atomic_write
 
 # Windows on which logits are compared one by one; clip answers are compared on all windows.
 PARITY_WINDOWS = 800
+# Twice the default tolerance: two classes nearer than that may change places by the order of sums alone.
 TIE_MARGIN = 2e-3
 CLIPS_PER_GATE = 80
 
