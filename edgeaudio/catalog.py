@@ -13,6 +13,7 @@ from edgeaudio.errors import ConfigError, UnsupportedError, closest_match_hint
 
 STUDENTS: dict[str, str] = {
     "dscnn": "edgeaudio.students.dscnn:DSCNN",
+    "mn": "edgeaudio.students.mn:MN",
 }
 TEACHERS: dict[str, str] = {
     "mn04": "edgeaudio.teachers.mn04:MN04Teacher",

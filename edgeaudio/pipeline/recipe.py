@@ -11,6 +11,7 @@ from edgeaudio.data.windows import AugmentSpec
 from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import TrainSpec
 from edgeaudio.spec import DecisionSpec, FrontendSpec, Spec, WindowSpec
+from edgeaudio.students.spec import DSCNNSpec, StudentSpec
 from edgeaudio.teachers.finetune_spec import FinetuneSpec
 
 Format = Literal["onnx", "tflite"]
@@ -71,15 +72,6 @@ class WindowsSpec(Spec):
     augment: AugmentSpec = AugmentSpec()
 
 
-class StudentSpec(Spec):
-    """The network that will run on the device."""
-
-    family: str = "dscnn"
-    width: int = Field(32, ge=4, le=128, description="the size dial")
-    time_stride: Literal[2, 4] = 4
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-
 class QuantizeSpec(Spec):
     """Post-training quantisation to int8."""
 
@@ -110,7 +102,7 @@ class Recipe(Spec):
     window: WindowSpec = WindowSpec()
     teacher: TeacherSpec = TeacherSpec()
     windows: WindowsSpec = WindowsSpec()
-    student: StudentSpec = StudentSpec()
+    student: StudentSpec = DSCNNSpec()
     pretrain: TrainSpec | None = Field(None, description="on unlabelled windows, before the task")
     train: TrainSpec = TrainSpec()
     control: bool = Field(True, description="also train the same student, same budget, on labels only")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from edgeaudio.catalog import STUDENTS
 from edgeaudio.errors import ConfigError, closest_match_hint
 from edgeaudio.pipeline.labelling import read_store
 from edgeaudio.pipeline.packing import export_stage, quantise_stage
@@ -77,9 +76,6 @@ def run_recipe(
     for stage in (from_stage, until_stage):
         if stage is not None and stage not in STAGES:
             raise ConfigError(f"no stage {stage!r}. {closest_match_hint(stage, STAGES)}")
-    family = recipe.student.family
-    if family not in STUDENTS:
-        raise ConfigError(f"student.family: {family!r} is not known. {closest_match_hint(family, STUDENTS)}")
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory is for finding reads of uninitialised values; it costs time and changes nothing.

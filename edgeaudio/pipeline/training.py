@@ -43,8 +43,10 @@ def build_student(context: Context, n_classes: int) -> nn.Module:
     """A fresh student of the recipe, from the recipe's seed."""
     recipe = context.recipe
     family = resolve("students", recipe.student.family)
-    options = recipe.student.model_dump(exclude={"family"})
-    student: nn.Module = seeded(recipe.seed, lambda: family(n_classes, recipe.frontend.n_mels, **options))
+    student: nn.Module = seeded(
+        recipe.seed,
+        lambda: family.build(recipe.student, n_classes, n_mels=recipe.frontend.n_mels, frames=recipe.window.frames),
+    )
     return student
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from edgeaudio.errors import ConfigError
+from edgeaudio.students.base import ImageInput, MeanPool
+from edgeaudio.students.spec import DSCNNSpec
 
 TIME_KERNEL = 3
 STAGE_BLOCKS = (2, 2, 3)
@@ -60,6 +62,8 @@ class DSCNN(nn.Module):
         ConfigError: a size the family does not have.
     """
 
+    streamable = True
+
     def __init__(
         self, n_classes: int, n_mels: int = 64, width: int = 32, time_stride: int = 4, dropout: float = 0.1
     ) -> None:
@@ -96,8 +100,27 @@ class DSCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embedding, n_classes)
         self.embedding_dim = embedding
+        self.section_channels = (*stage_channels, embedding)
         self.receptive_field_frames = frames
         self.time_stride_frames = step
+
+    @classmethod
+    def build(cls, spec: DSCNNSpec, n_classes: int, *, n_mels: int, frames: int) -> DSCNN:
+        """See `Student.build`; any window of at least the receptive field will do."""
+        return cls(n_classes, n_mels, width=spec.width, time_stride=spec.time_stride, dropout=spec.dropout)
+
+    def sections(self) -> list[nn.Module]:
+        """Stem and first stage, the other stages, and what makes the embedding; see `Student.sections`."""
+        first, *others = self.stages
+        return [
+            nn.Sequential(ImageInput(), self.stem, first),
+            *others,
+            nn.Sequential(self.collapse, MeanPool()),
+        ]
+
+    def pooled(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`(batch, channels, time, freq)` -> `(batch, channels)`."""
+        return hidden.mean(dim=(2, 3))
 
     def forward_features(self, log_mel: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, n_mels)` -> `(batch, embedding_dim)`, the mean over output steps."""
