@@ -14,6 +14,7 @@ from edgeaudio.errors import ConfigError, UnsupportedError, closest_match_hint
 STUDENTS: dict[str, str] = {
     "dscnn": "edgeaudio.students.dscnn:DSCNN",
     "mn": "edgeaudio.students.mn:MN",
+    "transformer": "edgeaudio.students.transformer:Transformer",
 }
 TEACHERS: dict[str, str] = {
     "mn04": "edgeaudio.teachers.mn04:MN04Teacher",

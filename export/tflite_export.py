@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.compress.ptq import QuantisedStudent
+from edgeaudio.compress.qdq import float_weight_sizes
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import VerificationError
 from edgeaudio.runtime.engines.tensors import quantise
@@ -19,10 +23,13 @@ from .operators import Model, float_model, naming_operators, quantised_model
 def export_tflite(model: Model, example: torch.Tensor, precision: Precision) -> ExportedArtefact:
     """Export to TFLite; int8 files are int8 from input to output, with scales in `input` and `outputs`.
 
+    Where layers were declared float, so are input and output, and just those layers between them.
+
     Args and errors as `export_onnx`.
     """
     options: dict[str, Any] = {}
-    with quiet_libraries("litert_torch"), naming_operators("tflite"):
+    quantised: QuantisedStudent | None = None
+    with contextlib.ExitStack() as stack, quiet_libraries("litert_torch"), naming_operators("tflite"):
         import litert_torch
         from litert_torch.quantize.quant_config import QuantConfig
 
@@ -32,16 +39,62 @@ def export_tflite(model: Model, example: torch.Tensor, precision: Precision) -> 
             quantised = quantised_model(model, precision, example)
             module: torch.nn.Module = quantised.unfolded
             options["quant_config"] = QuantConfig(pt2e_quantizer=quantised.quantizer)
+            if quantised.keep_float:
+                stack.enter_context(_float_layers_stay_float())
         else:
             module = float_model(model, precision, example)
         converted: bytes = litert_torch.convert(module, (example,), **options).model_content()
         payload = tflite_graph.compact(converted)
         interpreted = _Interpreted(payload)
         _check_same(_Interpreted(converted), interpreted)
-    left_float = tflite_graph.float_activations(payload) if precision == "int8" else ()
-    if left_float:
+    left_float = tflite_graph.float_activations(payload) if quantised is not None else ()
+    if quantised is not None:
+        _check_float_layers(payload, quantised, left_float)
+    return ExportedArtefact("tflite", precision, payload, interpreted.input, interpreted.outputs, left_float)
+
+
+@contextlib.contextmanager
+def _float_layers_stay_float() -> Iterator[None]:
+    """Make the converter believe the graph: it would quantise, unasked, a float layer between two int8 ones.
+
+    Its setting for that is not reachable through litert_torch's interface, hence the patch. Input and output
+    of the file become float. Should another version ignore the setting, `_check_float_layers` says so.
+    """
+    from litert_torch._convert import litert_converter
+
+    library = litert_converter.converter_api_ext
+    config_type = library.ConvertToTFLConfig
+
+    def strict_config() -> Any:
+        config = config_type()
+        config.strict_qdq_mode = True
+        return config
+
+    library.ConvertToTFLConfig = strict_config
+    try:
+        yield
+    finally:
+        library.ConvertToTFLConfig = config_type
+
+
+def _check_float_layers(payload: bytes, quantised: QuantisedStudent, left_float: tuple[str, ...]) -> None:
+    """Exactly the declared layers compute in float: as many as declared, of their sizes, and nothing apart from them.
+
+    Raises:
+        VerificationError: says what the file does instead.
+    """
+    from . import tflite_graph
+
+    declared = float_weight_sizes(quantised.folded)
+    found, stray = tflite_graph.float_weights(payload)
+    if not declared and left_float:
         raise VerificationError(f"tflite: {len(left_float)} activations of the int8 file are float: {left_float[:6]}")
-    return ExportedArtefact("tflite", precision, payload, interpreted.input, interpreted.outputs)
+    if found != declared or stray:
+        raise VerificationError(
+            f"tflite: layers {', '.join(quantised.keep_float)} were declared float (weights of {list(declared)} "
+            f"elements); in the file those of {list(found)} elements are, and {len(stray)} activations besides. "
+            "Leave tflite out of the formats, or declare a whole submodule"
+        )
 
 
 class _Interpreted:

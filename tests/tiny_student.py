@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 import torch
 from torch import nn
 
 from edgeaudio.compress.ptq import QuantisedStudent, quantise_ptq
+from edgeaudio.spec import ExitSpec
+from edgeaudio.students.base import Student
 from edgeaudio.students.dscnn import DSCNN
+from edgeaudio.students.exits import EarlyExitStudent
 
 FRAMES, N_MELS, CLASSES = 99, 64, 6
 
@@ -17,7 +21,11 @@ FRAMES, N_MELS, CLASSES = 99, 64, 6
 def tiny_student(width: int = 8) -> nn.Module:
     """A `DSCNN` in eval mode, random but with batch-norm statistics that folding must get right."""
     torch.manual_seed(0)
-    student = DSCNN(CLASSES, n_mels=N_MELS, width=width)
+    return with_statistics(DSCNN(CLASSES, n_mels=N_MELS, width=width))
+
+
+def with_statistics(student: nn.Module) -> nn.Module:
+    """The student itself in eval mode, its batch norms as training might leave them."""
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
@@ -50,3 +58,10 @@ def logits(student: nn.Module, log_mel: torch.Tensor) -> torch.Tensor:
 def tiny_quantised() -> QuantisedStudent:
     """`tiny_student()` in int8, calibrated on `windows(64)`."""
     return quantise_ptq(tiny_student(), windows(64))
+
+
+@functools.cache
+def tiny_exits(hidden: int = 0) -> EarlyExitStudent:
+    """`tiny_student()` with exits after its first two sections, in eval mode."""
+    torch.manual_seed(1)
+    return EarlyExitStudent(cast(Student, tiny_student()), ExitSpec(after=(0, 1), hidden=hidden)).eval()

@@ -41,7 +41,7 @@ def live_stages(classifier: Classifier, input_rate_hz: int) -> Stages:
     windows = WindowStream(manifest.frontend, manifest.window)
     same_rate = input_rate_hz == classifier.sample_rate
     rules = DecisionRules(
-        spec=manifest.decision,
+        spec=classifier.decision,
         labels=classifier.labels.names,
         sample_rate=classifier.sample_rate,
         hop_samples=manifest.window.hop_samples(manifest.frontend),

@@ -2,7 +2,7 @@
 
 from edgeaudio.bundle.describe import describe
 from edgeaudio.bundle.golden import Golden
-from edgeaudio.bundle.manifest import Artefact, Manifest
+from edgeaudio.bundle.manifest import Artefact, ExitChain, Exits, Manifest, ModelFile, StageArtefact
 from edgeaudio.bundle.reader import Bundle
 from edgeaudio.bundle.writer import (
     bundle_bytes,
@@ -16,8 +16,12 @@ from edgeaudio.bundle.writer import (
 __all__ = [
     "Artefact",
     "Bundle",
+    "ExitChain",
+    "Exits",
     "Golden",
     "Manifest",
+    "ModelFile",
+    "StageArtefact",
     "bundle_bytes",
     "describe",
     "file_entry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeaudio.bundle.manifest import Artefact
+from edgeaudio.bundle.manifest import Artefact, ExitChain, Exits
 from edgeaudio.bundle.reader import Bundle
 
 
@@ -15,7 +15,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "name": manifest.name,
         "sha256": bundle.sha256,
         "size_bytes": bundle.size_bytes,
-        **manifest.model_dump(mode="json", exclude={"name", "artefacts", "golden", "window"}),
+        **manifest.model_dump(mode="json", exclude={"name", "artefacts", "exits", "golden", "window"}),
     }
     described["window"] = {
         **manifest.window.model_dump(mode="json"),
@@ -23,6 +23,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "hop_s": manifest.window.hop_s(manifest.frontend),
     }
     described["artefacts"] = [_describe_artefact(artefact) for artefact in manifest.artefacts]
+    if manifest.exits is not None:
+        described["exits"] = _describe_exits(manifest.exits)
     described["golden"] = {**manifest.golden.model_dump(mode="json"), "n_windows": len(bundle.golden)}
     return described
 
@@ -31,4 +33,16 @@ def _describe_artefact(artefact: Artefact) -> dict[str, Any]:
     described = {"name": artefact.name, **artefact.model_dump(mode="json")}
     if artefact.parity is not None:
         described["parity"]["passed"] = artefact.parity.passed
+    return described
+
+
+def _describe_exits(exits: Exits) -> dict[str, Any]:
+    described = exits.model_dump(mode="json", exclude={"chains"})
+    return described | {"macs_to_exit": list(exits.macs_to_exit), "chains": [_describe_chain(c) for c in exits.chains]}
+
+
+def _describe_chain(chain: ExitChain) -> dict[str, Any]:
+    described = {"name": chain.name, "size_bytes": chain.size_bytes, **chain.model_dump(mode="json")}
+    if chain.parity is not None:
+        described["parity"]["passed"] = chain.parity.passed
     return described

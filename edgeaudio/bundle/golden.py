@@ -24,7 +24,7 @@ class Golden:
     """`n` windows and what must come out of them.
 
     waveform: `(n, samples)` float32 at the bundle's rate; log_mel: `(n, frames, n_mels)` float32 of the
-    reference front-end; logits: artefact name -> `(n, classes)` float32 for `log_mel`.
+    reference front-end; logits: name of an artefact or stage -> `(n, classes)` float32 for `log_mel`.
     """
 
     waveform: Float32
@@ -66,7 +66,7 @@ class Golden:
             "waveform": (n, manifest.window.n_samples(manifest.frontend)),
             "log_mel": (n, manifest.window.frames, manifest.frontend.n_mels),
         }
-        wanted |= {_LOGITS + artefact.name: (n, len(manifest.task.labels)) for artefact in manifest.artefacts}
+        wanted |= {_LOGITS + file.name: (n, len(manifest.task.labels)) for file in manifest.model_files}
         given = {"waveform": self.waveform.shape, "log_mel": self.log_mel.shape}
         given |= {_LOGITS + name: logits.shape for name, logits in self.logits.items()}
         if n == 0 or given != wanted:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import itertools
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeaudio.errors import ConfigError
-from edgeaudio.spec import DecisionSpec, FrontendSpec, Spec, TaskSpec, WindowSpec
+from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
+from edgeaudio.spec.exits import MAX_EXITS, ExitThreshold
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -20,7 +22,7 @@ class TensorInfo(Spec):
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "int8"] = "float32"
+    dtype: Literal["float32", "int8", "uint8"] = "float32"
     scale: float | None = None
     zero_point: int | None = None
 
@@ -65,21 +67,128 @@ class Metric(Spec):
     seed: int
 
 
-class Artefact(FileEntry):
-    """One model file in one format and precision."""
+class ModelFile(FileEntry):
+    """What an engine needs to know about a model file; the last output is logits."""
 
     format: ArtefactFormat
     precision: Precision
-    form: Literal["window"] = "window"
     input: TensorInfo
     outputs: tuple[TensorInfo, ...] = Field(min_length=1)
-    parity: Parity | None = None
-    metrics: tuple[Metric, ...] = ()
 
     @property
     def name(self) -> str:
         """`onnx-int8` and the like; unique inside a bundle."""
         return f"{self.format}-{self.precision}"
+
+
+class Artefact(ModelFile):
+    """One model file in one format and precision, from window to logits."""
+
+    form: Literal["window"] = "window"
+    parity: Parity | None = None
+    metrics: tuple[Metric, ...] = ()
+    #: Thresholds fitted to this artefact; without them the bundle's own hold.
+    decision: DecisionSpec | None = None
+
+
+class StageArtefact(ModelFile):
+    """One link of a chain: takes the window or what the stage before left, gives (hidden, logits of its exit).
+
+    The last stage gives logits alone.
+    """
+
+    stage: int = Field(ge=0, le=MAX_EXITS)
+
+    @property
+    def name(self) -> str:
+        """`onnx-int8-stage0` and the like; unique inside a bundle."""
+        return f"{self.format}-{self.precision}-stage{self.stage}"
+
+
+class ExitChain(Spec):
+    """The stages of one format and precision, in order, and where a window may stop.
+
+    `parity` compares the last stage's logits with those of the whole artefact of the same format and precision.
+    """
+
+    stages: tuple[StageArtefact, ...] = Field(min_length=2, max_length=MAX_EXITS + 1)
+    thresholds: tuple[ExitThreshold, ...]
+    calibration: ExitCalibration | None = None
+    parity: Parity | None = None
+    metrics: tuple[Metric, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`onnx-int8` and the like: that of the whole artefact."""
+        return f"{self.stages[0].format}-{self.stages[0].precision}"
+
+    @property
+    def size_bytes(self) -> int:
+        """All stages together."""
+        return sum(stage.size_bytes for stage in self.stages)
+
+    @model_validator(mode="after")
+    def _linked(self) -> Self:
+        kinds = {(stage.format, stage.precision) for stage in self.stages}
+        numbers = [stage.stage for stage in self.stages]
+        if len(kinds) != 1 or numbers != list(range(len(numbers))):
+            raise ValueError(
+                f"{self.name}: stages are {numbers} of {sorted(kinds)}; "
+                "a chain is 0, 1, ... of one format and precision"
+            )
+        if len(self.thresholds) != len(numbers) - 1:
+            raise ValueError(
+                f"{self.name}: {len(self.thresholds)} thresholds for {len(numbers)} stages; "
+                "wanted one for each but the last"
+            )
+        if self.calibration is not None and self.calibration.thresholds != self.thresholds:
+            raise ValueError(f"{self.name}: thresholds are not those of its calibration")
+        for stage, following in itertools.pairwise(self.stages):
+            if len(stage.outputs) != 2 or stage.outputs[0] != following.input:
+                given = [output.model_dump() for output in stage.outputs[:-1]]
+                raise ValueError(f"{stage.name}: leaves {given}, {following.name} takes {following.input.model_dump()}")
+            hidden = following.input
+            if hidden.dtype != "float32" and (hidden.scale is None or hidden.zero_point is None):
+                raise ValueError(f"{following.name}: its {hidden.dtype} input needs scale and zero_point")
+        if len(self.stages[-1].outputs) != 1:
+            raise ValueError(f"{self.stages[-1].name}: the last stage gives logits alone")
+        return self
+
+
+class Exits(Spec):
+    """Early exits: the student cut into stages, each with its own head.
+
+    after: the student's sections that the exits follow. macs_per_stage: what each stage adds, its head included.
+    """
+
+    after: tuple[int, ...] = Field(min_length=1, max_length=MAX_EXITS)
+    macs_per_stage: tuple[int, ...]
+    chains: tuple[ExitChain, ...] = Field(min_length=1)
+
+    @property
+    def stages(self) -> tuple[StageArtefact, ...]:
+        """Of all chains, in the order of the file."""
+        return tuple(stage for chain in self.chains for stage in chain.stages)
+
+    @property
+    def macs_to_exit(self) -> tuple[int, ...]:
+        """What a window costs that stops at each exit; the last is the worst case."""
+        return tuple(itertools.accumulate(self.macs_per_stage))
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        n_stages = len(self.after) + 1
+        if len(self.macs_per_stage) != n_stages or min(self.macs_per_stage) < 0:
+            raise ValueError(f"macs_per_stage is {list(self.macs_per_stage)}; wanted {n_stages} figures from 0")
+        for chain in self.chains:
+            if len(chain.stages) != n_stages:
+                raise ValueError(
+                    f"{chain.name}: has {len(chain.stages)} stages; {len(self.after)} exits make {n_stages}"
+                )
+        names = [chain.name for chain in self.chains]
+        if len(set(names)) != len(names):
+            raise ValueError(f"chains: one for each format and precision, given {names}")
+        return self
 
 
 class Cost(Spec):
@@ -109,7 +218,7 @@ class Lineage(Spec):
     datasets: tuple[Source, ...]
     teacher: Source | None = None
     student: str
-    student_config: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    student_config: dict[str, int | float | str | bool | tuple[int, ...] | None] = Field(default_factory=dict)
     arm: str = Field("distilled", description="how it was trained: distilled or labels-only")
 
 
@@ -123,24 +232,40 @@ class Manifest(Spec):
     task: TaskSpec
     decision: DecisionSpec = DecisionSpec()
     artefacts: tuple[Artefact, ...]
+    exits: Exits | None = None
     golden: FileEntry
     cost: Cost
     lineage: Lineage
 
+    @model_serializer(mode="wrap")
+    def _without_absent_exits(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles without exits are byte for byte, and readable, as before there were exits.
+        fields: dict[str, Any] = serialise(self)
+        return fields if self.exits is not None else {key: value for key, value in fields.items() if key != "exits"}
+
+    @property
+    def model_files(self) -> tuple[ModelFile, ...]:
+        """All artefacts, then all stages: the order of the file."""
+        return (*self.artefacts, *(self.exits.stages if self.exits else ()))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [artefact.name for artefact in self.artefacts]
-        paths = [artefact.path for artefact in self.artefacts] + [self.golden.path]
+        paths = [file.path for file in self.model_files] + [self.golden.path]
         if not names:
             raise ValueError("artefacts: a bundle needs at least one")
         if len(set(names)) != len(names) or len(set(paths)) != len(paths):
             raise ValueError(f"artefacts: names and paths must be unique, given {names} at {paths}")
         expected_input = (1, self.window.frames, self.frontend.n_mels)
-        for artefact in self.artefacts:
-            if artefact.input.shape != expected_input:
-                raise ValueError(f"{artefact.name}: input shape {artefact.input.shape}, the window is {expected_input}")
-            if artefact.outputs[-1].shape != (1, len(self.task.labels)):
-                raise ValueError(f"{artefact.name}: output shape {artefact.outputs[-1].shape} does not fit the labels")
+        for file in self.model_files:
+            first = not isinstance(file, StageArtefact) or file.stage == 0
+            if first and file.input.shape != expected_input:
+                raise ValueError(f"{file.name}: input shape {file.input.shape}, the window is {expected_input}")
+            if file.outputs[-1].shape != (1, len(self.task.labels)):
+                raise ValueError(f"{file.name}: output shape {file.outputs[-1].shape} does not fit the labels")
+        alone = [chain.name for chain in (self.exits.chains if self.exits else ()) if chain.name not in names]
+        if alone:
+            raise ValueError(f"exits.chains: {alone} have no whole artefact beside them; it has {names}")
         return self
 
     def artefact(self, format: str, precision: str) -> Artefact:
@@ -154,3 +279,16 @@ class Manifest(Spec):
                 return artefact
         has = ", ".join(artefact.name for artefact in self.artefacts)
         raise ConfigError(f"bundle {self.name!r} has no {format}-{precision} artefact; it has: {has}")
+
+    def exit_chain(self, format: str, precision: str) -> ExitChain:
+        """The stages of that format and precision.
+
+        Raises:
+            ConfigError: the bundle has none; the message lists those it has.
+        """
+        chains = self.exits.chains if self.exits else ()
+        for chain in chains:
+            if chain.name == f"{format}-{precision}":
+                return chain
+        has = ", ".join(chain.name for chain in chains) or "none at all; give its recipe exits and build it again"
+        raise ConfigError(f"bundle {self.name!r} has no early exits as {format}-{precision}; it has: {has}")

@@ -16,7 +16,7 @@ from edgeaudio import __version__
 from edgeaudio.bundle.container import unpack
 from edgeaudio.bundle.golden import GOLDEN_PATH, Golden
 from edgeaudio.bundle.jsonio import parse_json
-from edgeaudio.bundle.manifest import SCHEMA_VERSION, Artefact, FileEntry, Manifest
+from edgeaudio.bundle.manifest import SCHEMA_VERSION, FileEntry, Manifest, ModelFile
 from edgeaudio.errors import BundleError, ConfigError
 from edgeaudio.spec.base import explain_validation_error
 from edgeaudio.spec.limits import BUNDLE_BYTES, MANIFEST_BYTES, check_limit
@@ -37,9 +37,9 @@ class Bundle:
         self.size_bytes = len(data)
         self._payloads = payloads
 
-    def payload(self, artefact: Artefact) -> bytes:
-        """The verified bytes of one of `manifest.artefacts`."""
-        return self._payloads[artefact.path]
+    def payload(self, file: ModelFile) -> bytes:
+        """The verified bytes of one of `manifest.model_files`: an artefact or a stage."""
+        return self._payloads[file.path]
 
     @classmethod
     def read(cls, source: Path | str | bytes | bytearray | memoryview) -> Bundle:
@@ -97,7 +97,7 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
 
 def entry_order(manifest: Manifest) -> list[str]:
     """The names of all entries in the order of the file."""
-    return [MANIFEST_PATH, *(artefact.path for artefact in manifest.artefacts), manifest.golden.path]
+    return [MANIFEST_PATH, *(file.path for file in manifest.model_files), manifest.golden.path]
 
 
 def check_entries(manifest: Manifest, payloads: dict[str, bytes], source: str) -> None:
@@ -109,7 +109,7 @@ def check_entries(manifest: Manifest, payloads: dict[str, bytes], source: str) -
         missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
         detail = f"missing: {missing}, not in the manifest: {extra}" if missing or extra else f"wanted order: {wanted}"
         raise BundleError(f"{source}: the entries are not those of the manifest; {detail}")
-    for entry in (*manifest.artefacts, manifest.golden):
+    for entry in (*manifest.model_files, manifest.golden):
         _check_digest(entry, payloads[entry.path], source)
 
 

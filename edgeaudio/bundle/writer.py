@@ -29,7 +29,7 @@ def bundle_bytes(manifest: Manifest, artefacts: Mapping[str, bytes], golden: Gol
     """The whole file in memory, verified as a reader would.
 
     Args:
-        artefacts: entry path -> bytes, for each of `manifest.artefacts` and no other.
+        artefacts: entry path -> bytes, for each of `manifest.model_files` and no other.
     Raises:
         BundleError: names, sizes or digests are not the manifest's, or golden shapes do not fit.
         LimitError: above a limit of `edgeaudio.spec.limits`.
@@ -57,7 +57,7 @@ def with_manifest(bundle: Bundle, manifest: Manifest) -> bytes:
     Raises:
         BundleError: `manifest` lists other files, sizes or digests.
     """
-    artefacts = {artefact.path: bundle.payload(artefact) for artefact in bundle.manifest.artefacts}
+    artefacts = {file.path: bundle.payload(file) for file in bundle.manifest.model_files}
     return bundle_bytes(manifest, artefacts, bundle.golden)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeaudio.cli.data import CsvFile, DatasetKind, dataset_options
-from edgeaudio.cli.options import BundleFile, Engine, Json, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Json, Precision, Threads, examples
 from edgeaudio.cli.output import print_fields, print_json, print_table
 from edgeaudio.cli.progress import Progress
 from edgeaudio.errors import ConfigError
@@ -65,6 +65,7 @@ def evaluate(
     engine: Engine = "onnx",
     precision: Precision = "fp32",
     threads: Threads = 1,
+    exits: Exits = False,
     as_json: Json = False,
 ) -> None:
     """Measure how often a bundle is right on the clips of a dataset.
@@ -75,7 +76,7 @@ def evaluate(
     from edgeaudio.pipeline.evaluation import evaluate_bundle
     from edgeaudio.runtime.classifier import Classifier
 
-    classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads)
+    classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads, exits=exits)
     dataset = load_dataset(kind, root, **dataset_options(csv_file))
     result = evaluate_bundle(classifier, dataset, fold=fold, progress=Progress().titled("classifying"))
     if as_json:

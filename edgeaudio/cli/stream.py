@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from edgeaudio.cli.options import BundleFile, Engine, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Precision, Threads, examples
 from edgeaudio.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def stream(
     engine: Engine = "onnx",
     precision: Precision = "fp32",
     threads: Threads = 1,
+    exits: Exits = False,
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Of raw PCM. Default: what the bundle wants.")
     ] = None,
@@ -54,7 +55,7 @@ def stream(
     from edgeaudio.runtime.stream import StreamClassifier
 
     chunks: PCMReader | FileChunks
-    classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads)
+    classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads, exits=exits)
     if source == "-":
         rate_hz = classifier.sample_rate if sample_rate is None else sample_rate
         chunks = _open_stdin(sample_format, channels, chunk_samples)
@@ -109,6 +110,9 @@ def _summarise(streamer: StreamClassifier, n_events: int, rate_hz: int) -> None:
         f"{n_events} events; {stats.nan_samples} samples not finite, {stats.clipped_fraction:.2%} clipped",
         file=sys.stderr,
     )
+    if stats.exit_counts:
+        counts = ", ".join(f"exit {number}: {count}" for number, count in enumerate(stats.exit_counts))
+        print(f"windows that stopped at {counts} (the last is the final answer)", file=sys.stderr)
 
 
 class _Stoppable:

@@ -1,12 +1,14 @@
 """Post-training int8 quantisation: one calibrated graph, converted for ONNX and for TFLite.
 
 torchao PT2E (calibrate, convert) with the annotations of `integer_quantizer`. The student itself is not changed.
+Which layers to leave float is found by `sensitivity`; training with int8 in mind is `qat`.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +16,18 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from edgeaudio.compress.layers import float_layers
 from edgeaudio.compress.qdq import QdqCount, check_integer_graph
+from edgeaudio.compress.quantize_spec import MIN_CALIBRATION_WINDOWS as MIN_CALIBRATION_WINDOWS
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import DataError, ShapeError
 
 logger = logging.getLogger(__name__)
 
 # Measured on a trained 83 k DSCNN: 16 windows give 27.1 dB against the float logits, 128 give 28.2, 512 give 29.4.
-MIN_CALIBRATION_WINDOWS = 32
 RECOMMENDED_CALIBRATION_WINDOWS = 512
+#: Largest batch of a graph that takes batches.
+MAX_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class QuantisedStudent:
     n_mels: int
     n_calibration_windows: int
     qdq: QdqCount
+    #: The Conv2d and Linear layers that were declared float; empty when all of it is int8.
+    keep_float: tuple[str, ...] = ()
 
     def logits(self, log_mel: torch.Tensor) -> torch.Tensor:
         """`(n, frames, n_mels)` -> `(n, classes)`, simulated int8 in torch, window by window."""
@@ -53,6 +60,8 @@ def quantise_ptq(
     targets: torch.Tensor | None = None,
     min_windows: int = MIN_CALIBRATION_WINDOWS,
     quantizer: Any = None,
+    keep_float: Sequence[str] = (),
+    per_channel: bool = True,
 ) -> QuantisedStudent:
     """Quantise a trained student to static int8. Deterministic; batch norms are folded on the way.
 
@@ -60,44 +69,78 @@ def quantise_ptq(
         student: `(batch, frames, n_mels)` -> `(batch, classes)`.
         calibration: `(n, frames, n_mels)` windows of training data, as the student would see them.
         targets: `(n,)` class of each window, to refuse a one-class calibration.
-        quantizer: another PT2E quantizer, checked as strictly; default `IntegerQuantizer()`.
+        quantizer: another PT2E quantizer, checked as strictly; default `IntegerQuantizer`.
+        keep_float: module paths (a layer, or all layers of a submodule) that stay float in both formats.
+        per_channel: one scale per output channel of a weight; off, one per weight (see `IntegerQuantizer`).
     Raises:
+        ConfigError: `keep_float` names no layer of the student, or all of them.
         ShapeError, DataError: the calibration windows cannot stand for the data.
         UnsupportedError: an op without an int8 form.
-        VerificationError: a layer stayed float.
+        VerificationError: a layer stayed float, or a declared one did not.
     """
-    _check_calibration(calibration, targets, min_windows)
+    kept = float_layers(student, keep_float)
+    check_calibration(calibration, targets, min_windows)
     frames, n_mels = calibration.shape[1:]
     with quiet_libraries("quantise"):
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
         if quantizer is None:
             from edgeaudio.compress.integer_quantizer import IntegerQuantizer
 
-            quantizer = IntegerQuantizer()
-        # PT2E folds batch norms into convolutions of graphs exported in eval mode.
-        module = copy.deepcopy(student).cpu().eval()
-        graph = torch.export.export(module, (torch.zeros(1, frames, n_mels),)).module()
-        prepared = prepare_pt2e(graph, quantizer)
-        with torch.no_grad():
-            for window in calibration:
-                prepared(window[None])
-        folded = convert_pt2e(copy.deepcopy(prepared), fold_quantize=True)
-        unfolded = convert_pt2e(prepared, fold_quantize=False)
-        for part in (*folded.modules(), *unfolded.modules()):
-            # Exported graphs refuse eval() and keep a stale flag, about which litert_torch then complains.
-            part.training = False
-    count = check_integer_graph(folded)
-    check_integer_graph(unfolded)
+            quantizer = IntegerQuantizer(keep_float=keep_float, per_channel=per_channel)
+        prepared = calibrated_graph(student, calibration, quantizer)
+        folded, unfolded = convert_graph(prepared)
+    count = check_integer_graph(folded, keep_float)
+    check_integer_graph(unfolded, keep_float)
     logger.info("int8 on %d windows: %d quantise, %d dequantise nodes", len(calibration), *_pair(count))
-    return QuantisedStudent(folded, unfolded, quantizer, frames, n_mels, len(calibration), count)
+    return QuantisedStudent(folded, unfolded, quantizer, frames, n_mels, len(calibration), count, kept)
+
+
+def calibrated_graph(
+    student: nn.Module, calibration: torch.Tensor, quantizer: Any, *, batch_size: int = 1
+) -> GraphModule:
+    """The student as a graph with the quantiser's observers, after they saw `calibration`.
+
+    Args:
+        batch_size: windows per pass; above 1 the graph takes batches of any size.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+    # PT2E folds batch norms into convolutions of graphs exported in eval mode.
+    module = copy.deepcopy(student).cpu().eval()
+    prepared: GraphModule = prepare_pt2e(exported_graph(module, calibration, any_batch=batch_size > 1), quantizer)
+    with torch.no_grad():
+        for batch in torch.split(calibration, batch_size):
+            prepared(batch)
+    return prepared
+
+
+def exported_graph(module: nn.Module, log_mel: torch.Tensor, *, any_batch: bool) -> nn.Module:
+    """`module` as torch.export sees it, for windows as in `log_mel (n, frames, n_mels)`: one, or batches."""
+    example = torch.zeros(2 if any_batch else 1, *log_mel.shape[1:])
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},) if any_batch else None
+    graph: nn.Module = torch.export.export(module, (example,), dynamic_shapes=dynamic).module()
+    return graph
+
+
+def convert_graph(prepared: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """The folded and the unfolded int8 form of a prepared graph (see `QuantisedStudent`), which is used up."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    folded: GraphModule = convert_pt2e(copy.deepcopy(prepared), fold_quantize=True)
+    unfolded: GraphModule = convert_pt2e(prepared, fold_quantize=False)
+    for part in (*folded.modules(), *unfolded.modules()):
+        # Exported graphs refuse eval() and keep a stale flag, about which litert_torch then complains.
+        part.training = False
+    return folded, unfolded
 
 
 def _pair(count: QdqCount) -> tuple[int, int]:
     return count.quantise, count.dequantise
 
 
-def _check_calibration(calibration: torch.Tensor, targets: torch.Tensor | None, min_windows: int) -> None:
+def check_calibration(
+    calibration: torch.Tensor, targets: torch.Tensor | None, min_windows: int = MIN_CALIBRATION_WINDOWS
+) -> None:
+    """Refuse windows that cannot stand for the data; arguments and errors as `quantise_ptq`."""
     if calibration.ndim != 3 or calibration.dtype != torch.float32:
         raise ShapeError(
             f"calibration is {calibration.dtype} {tuple(calibration.shape)}, wanted float32 (n, frames, n_mels)"

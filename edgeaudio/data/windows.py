@@ -25,6 +25,8 @@ MARGIN_S = 0.02
 # A crop is taken where the clip is within this many dB of its own loudest part.
 ACTIVE_RANGE_DB = 50.0
 SPLICE_FADE_S = 0.02
+# Most clips in one window (`AugmentSpec.mix3`).
+MAX_SOURCES = 3
 
 
 class AugmentSpec(Spec):
@@ -75,12 +77,14 @@ class ClipSource(Protocol):
 class TrainingWindow:
     """`waveform` at the source's rate with margins on both sides; `target (classes,)`.
 
-    `silent` windows hold no class: what a teacher says about them is not taught.
+    `silent` windows hold no class: what a teacher says about them is not taught. `sources` are the clips in it,
+    by their position in the source, each with its share.
     """
 
     waveform: Float32
     target: Float32
     silent: bool = False
+    sources: tuple[tuple[int, float], ...] = ()
 
 
 class WindowMaker:
@@ -120,7 +124,8 @@ class WindowMaker:
             waveform = _equalise(waveform, augment.equalise_db, rng)
         gain = 10 ** (rng.uniform(-augment.gain_db, augment.gain_db) / 20)
         waveform = np.clip(waveform * np.float32(gain), -1, 1)
-        return TrainingWindow(waveform.astype(np.float32), target)
+        sources = tuple(zip(indices, (float(weight) for weight in weights), strict=True))
+        return TrainingWindow(waveform.astype(np.float32), target, sources=sources)
 
     def teacher_waveforms(self, windows: Sequence[TrainingWindow]) -> Float32:
         """`(n, samples)` at the source's rate, without margins."""

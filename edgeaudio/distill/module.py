@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from edgeaudio.distill.augment import FeatureAugmentSpec, augment_log_mel
-from edgeaudio.distill.losses import LossWeights, TaskKind, label_loss, logit_distillation_loss
+from edgeaudio.distill.losses import LossWeights, Outcome, TaskKind, Term, weighted_losses
+from edgeaudio.distill.semi import SemiLearner, SemiRows, SemiSpec
+from edgeaudio.errors import ConfigError
 from edgeaudio.spec import FrontendSpec, Spec
 
 Batch = dict[str, torch.Tensor]
 
 # Streams of random numbers drawn from one seed must not meet.
-_STREAM_ORDER, _STREAM_AUGMENT, _STREAM_UNLABELLED = 1, 2, 3
+_STREAM_ORDER, _STREAM_AUGMENT, _STREAM_UNLABELLED, _STREAM_SEMI = 1, 2, 3, 4
 
 
 class TrainSpec(Spec):
@@ -35,12 +37,22 @@ class TrainSpec(Spec):
     unlabelled_share: float = Field(0.0, ge=0, lt=1, description="part of each batch without labels")
     loss: LossWeights = LossWeights()
     augment: FeatureAugmentSpec = FeatureAugmentSpec()
+    semi: SemiSpec | None = Field(None, description="learn from the unlabelled share by the student's own guesses")
     checkpoint_every_steps: int = Field(250, ge=1, description="a kill loses at most this much work")
 
     @property
     def steps(self) -> int:
         """Optimiser steps."""
         return max(1, self.windows_seen // self.batch_size)
+
+    @model_validator(mode="after")
+    def _semi_has_rows(self) -> Self:
+        if self.semi is not None and not round(self.batch_size * self.unlabelled_share):
+            raise ValueError(
+                f"semi.method {self.semi.method} learns from unlabelled windows, and unlabelled_share "
+                f"{self.unlabelled_share} of a batch of {self.batch_size} is none; raise unlabelled_share or drop semi"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -196,6 +208,19 @@ def warmed_ema(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int],
     return update
 
 
+@dataclass(frozen=True)
+class Forward:
+    """What a student gives: embedding `(n, dim)`, logits `(n, classes)`, and those of each early exit."""
+
+    embedding: torch.Tensor
+    logits: torch.Tensor
+    exits: tuple[torch.Tensor, ...] = ()
+
+    def first(self, n: int) -> Forward:
+        """Of the first `n` windows."""
+        return Forward(self.embedding[:n], self.logits[:n], tuple(logits[:n] for logits in self.exits))
+
+
 class DistillModule(L.LightningModule):  # type: ignore[misc]
     """Trains `student`; `averaged` (EMA) is the result. Heads for teacher terms are dropped afterwards."""
 
@@ -214,16 +239,55 @@ class DistillModule(L.LightningModule):  # type: ignore[misc]
         self.averaged = AveragedModel(student, multi_avg_fn=warmed_ema(spec.ema_decay), use_buffers=True)
         self.spec, self.kind, self.frontend, self.seed = spec, kind, frontend, seed
         self.data = data
+        self.terms = spec.loss.used_terms
+        self._refuse_missing()
         dim = int(student.embedding_dim)  # type: ignore[arg-type]
         self.teacher_heads = nn.ModuleDict()
         self.standardisers: dict[str, Standardiser] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for term in ("embedding", "foundation_logits"):
-                values = getattr(data.windows, term)
-                if getattr(spec.loss, term) and values is not None:
-                    self.teacher_heads[term] = nn.Linear(dim, values.shape[1])
-                    self.standardisers[term] = Standardiser.fit(values)
+            for need in ("embedding", "foundation_logits"):
+                if any(need in term.needs for term in self.terms.values()):
+                    values = getattr(data.windows, need)
+                    self.standardisers[need] = Standardiser.fit(values)
+                    if need in self.terms and self.terms[need].projects:
+                        self.teacher_heads[need] = nn.Linear(dim, values.shape[1])
+        self.semi = self._semi_learner()
+        self._only_semi_reads_unlabelled = self.semi is not None and all(
+            term.labelled_only for term in self.terms.values()
+        )
+
+    def _refuse_missing(self) -> None:
+        """A term whose data are absent would be left out in silence, or fail in the middle of a batch."""
+        sets = {"training": self.data.windows, "held-out": self.data.held_out}
+        shared = {"unlabelled": self.data.unlabelled} if self.data.unlabelled and self.spec.unlabelled_share else {}
+        for name, term in self.terms.items():
+            for need in term.needs - {"exits"}:
+                for owner, windows in (sets if term.labelled_only else sets | shared).items():
+                    if getattr(windows, need) is None:
+                        raise ConfigError(
+                            f"train.loss.{name} is {getattr(self.spec.loss, name):g}, but the {owner} windows "
+                            f"have no {need}. Set train.loss.{name} to 0, or label these windows."
+                        )
+            if "exits" in term.needs and not callable(getattr(self.student, "forward_exits", None)):
+                raise ConfigError(
+                    f"train.loss.{name} is {getattr(self.spec.loss, name):g}, but this student has no early exits. "
+                    f"Set train.loss.{name} to 0, or give the student exits."
+                )
+
+    def _semi_learner(self) -> SemiLearner | None:
+        spec, windows = self.spec.semi, self.data.windows
+        if spec is None:
+            return None
+        if self.data.unlabelled is None or not round(self.spec.batch_size * self.spec.unlabelled_share):
+            raise ConfigError(
+                f"train.semi.method {spec.method} learns from unlabelled windows, and there are none in a batch. "
+                "Name a folder in data.unlabelled and set train.unlabelled_share above 0, or drop train.semi."
+            )
+        if windows.target is None or not windows.target[~windows.silent].any():
+            raise ConfigError(f"train.semi.method {spec.method} needs some labelled windows. Drop semi to pretrain.")
+        labels = torch.from_numpy(np.asarray(windows.target[~windows.silent], dtype=np.float32))
+        return SemiLearner(spec, labels, kind=self.kind, frontend=self.frontend, steps=self.spec.steps)
 
     # Lightning's hooks -----------------------------------------------------------------------
 
@@ -243,13 +307,11 @@ class DistillModule(L.LightningModule):  # type: ignore[misc]
         torch.manual_seed(int(draw))  # dropout
         generator = torch.Generator().manual_seed(int(draw))
         labelled, unlabelled = batch
-        parts = [labelled] if unlabelled is None else [labelled, unlabelled]
+        parts = [labelled] if unlabelled is None or self._only_semi_reads_unlabelled else [labelled, unlabelled]
         log_mel = augment_log_mel(
             torch.cat([part["log_mel"] for part in parts]), self.spec.augment, self.frontend, generator
         )
-        features = self.student.forward_features(log_mel)  # type: ignore[operator]
-        logits = self.student.head(self.student.dropout(features))  # type: ignore[operator]
-        losses = self._losses(features, logits, parts)
+        losses = self._losses(log_mel, parts, self._semi_rows(log_mel, batch))
         total = torch.stack(list(losses.values())).sum()
         self.log_dict({f"train_{name}": loss.detach() for name, loss in losses.items()}, on_step=True)
         self.log("train_loss", total.detach(), on_step=True, prog_bar=True)
@@ -263,12 +325,11 @@ class DistillModule(L.LightningModule):  # type: ignore[misc]
         """Loss (and accuracy where there are labels) of the averaged student on held-out windows."""
         batch = self.data.held_out.take(rows)
         student = self.averaged.module
-        features = student.forward_features(batch["log_mel"])  # type: ignore[operator]
-        logits = student.head(features)  # type: ignore[operator]
-        losses = self._losses(features, logits, [batch])
+        forward = self._forward(student, batch["log_mel"])
+        losses = weighted_losses(self._outcome(forward, [batch], self.terms), self.spec.loss, self.terms)
         self.log("val_loss", torch.stack(list(losses.values())).sum(), batch_size=len(rows), prog_bar=True)
         if "target" in batch and batch["target"].shape[1]:
-            agree = (logits.argmax(1) == batch["target"].argmax(1))[batch["silent"] == 0]
+            agree = (forward.logits.argmax(1) == batch["target"].argmax(1))[batch["silent"] == 0]
             self.log("val_accuracy", agree.float().mean(), batch_size=len(rows), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
@@ -282,20 +343,60 @@ class DistillModule(L.LightningModule):  # type: ignore[misc]
 
     # Loss terms ------------------------------------------------------------------------------
 
-    def _losses(self, features: torch.Tensor, logits: torch.Tensor, parts: list[Batch]) -> dict[str, torch.Tensor]:
-        weights = self.spec.loss
-        labelled = parts[0]
-        n_labelled = len(labelled["log_mel"])
+    def _forward(self, student: nn.Module, log_mel: torch.Tensor) -> Forward:
+        exits: list[torch.Tensor] = []
+        if self.spec.loss.uses_exits:
+            exits, embedding = student.forward_exits(log_mel)  # type: ignore[operator]
+        else:
+            embedding = student.forward_features(log_mel)  # type: ignore[operator]
+        logits = student.head(student.dropout(embedding))  # type: ignore[operator]
+        return Forward(embedding, logits, tuple(exits))
+
+    def _semi_rows(self, log_mel: torch.Tensor, batch: tuple[Batch, Batch | None]) -> SemiRows | None:
+        """What the semi-supervised method adds; `log_mel` begins with the augmented labelled windows."""
+        labelled, unlabelled = batch
+        if self.semi is None or unlabelled is None:
+            return None
+        rows = self.semi.rows(
+            (self.student, self.averaged.module),
+            (log_mel[: len(labelled["log_mel"])], labelled["target"]),
+            (unlabelled["log_mel"], unlabelled["silent"] > 0),
+            np.random.default_rng([self.seed, _STREAM_SEMI, self.global_step]),
+        )
+        if rows.sure is not None:
+            self.log("train_semi_sure", rows.sure, on_step=True)
+        return rows
+
+    def _losses(self, log_mel: torch.Tensor, parts: list[Batch], rows: SemiRows | None) -> dict[str, torch.Tensor]:
+        """Weighted losses of one training step, in one forward pass."""
+        weights, terms = self.spec.loss, self.terms
+        if rows is None:
+            return weighted_losses(self._outcome(self._forward(self.student, log_mel), parts, terms), weights, terms)
+        assert self.semi is not None
+        if rows.label_loss is not None:
+            terms = {name: term for name, term in terms.items() if name != "labels"}
+        n_plain = len(log_mel) if terms else 0
+        forward = self._forward(self.student, torch.cat([log_mel[:n_plain], rows.log_mel]))
         losses: dict[str, torch.Tensor] = {}
-        if weights.labels and "target" in labelled:
-            losses["labels"] = weights.labels * label_loss(logits[:n_labelled], labelled["target"], self.kind)
-        if weights.logits:
+        if terms:
+            losses |= weighted_losses(self._outcome(forward.first(n_plain), parts, terms), weights, terms)
+        if rows.label_loss is not None and weights.labels:
+            losses["labels"] = weights.labels * rows.label_loss(forward.logits[n_plain:])
+        losses["semi"] = self.semi.weight(self.global_step) * rows.semi_loss(forward.logits[n_plain:])
+        return losses
+
+    def _outcome(self, forward: Forward, parts: list[Batch], terms: Mapping[str, Term]) -> Outcome:
+        """`forward` of the windows of `parts`, with what `terms` need."""
+        needs = {need for term in terms.values() for need in term.needs}
+        wanted: dict[str, torch.Tensor] = {}
+        if "target" in needs:
+            wanted["target"] = parts[0]["target"]
+        if "teacher_logits" in needs:
             taught = torch.cat([part["teacher_logits"] for part in parts])
             # A window without any class is taught as "no class", whatever the teacher heard in it.
             silent = torch.cat([part["silent"] for part in parts])[:, None] > 0
-            taught = torch.where(silent, 0.0 if self.kind == "single_label" else -10.0, taught)
-            losses["logits"] = weights.logits * logit_distillation_loss(logits, taught, weights.temperature, self.kind)
-        for term, head in self.teacher_heads.items():
-            wanted = self.standardisers[term](torch.cat([part[term] for part in parts]))
-            losses[term] = getattr(weights, term) * nn.functional.mse_loss(head(features), wanted)
-        return losses
+            wanted["teacher_logits"] = torch.where(silent, 0.0 if self.kind == "single_label" else -10.0, taught)
+        for need, standardise in self.standardisers.items():
+            wanted[need] = standardise(torch.cat([part[need] for part in parts]))
+        projected = {name: head(forward.embedding) for name, head in self.teacher_heads.items()}
+        return Outcome(self.kind, forward.logits, forward.embedding, wanted, projected, forward.exits)

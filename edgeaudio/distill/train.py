@@ -130,8 +130,17 @@ def save_student(student: nn.Module, path: Path) -> None:
         save_file({name: value.contiguous() for name, value in student.state_dict().items()}, temporary)
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors that `save_student` wrote."""
+    try:
+        state: dict[str, torch.Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise VerificationError(f"{path} does not hold weights: {error}. Delete its folder to train again.") from error
+    return state
+
+
 def load_student(student: nn.Module, path: Path) -> nn.Module:
-    """Strictly load weights into `student`."""
+    """Strictly load weights into `student`; those of a pruned one: `compress.reshape.load_pruned_student`."""
     _load(student, path, keep=())
     return student.eval()
 
@@ -144,9 +153,10 @@ def load_body(student: nn.Module, path: Path) -> nn.Module:
 
 def _load(student: nn.Module, path: Path, *, keep: tuple[str, ...]) -> None:
     kept = {name: value for name, value in student.state_dict().items() if name.startswith(keep)} if keep else {}
+    state = read_weights(path) | kept
     try:
-        student.load_state_dict(load_file(path) | kept, strict=True)
-    except (RuntimeError, OSError, SafetensorError) as error:
+        student.load_state_dict(state, strict=True)
+    except RuntimeError as error:
         raise VerificationError(
             f"{path} does not hold this student's weights: {error}. Delete its folder to train again."
         ) from error

@@ -34,7 +34,12 @@ def load_config(path: Path, model: type[S], overrides: Sequence[str] = ()) -> S:
             message gives `file:line` (or `--set a.b=c`), the dotted name and what was wanted.
         LimitError: the file is larger than `limits.RECIPE_BYTES`.
     """
-    document = parse_document(_read(path), source=str(path))
+    return parse_config(read_config(path), model, overrides, source=str(path))
+
+
+def parse_config(text: str, model: type[S], overrides: Sequence[str] = (), *, source: str) -> S:
+    """`load_config` for a text that was read before; `source` (its file) leads every message."""
+    document = parse_document(text, source=source)
     for override in overrides:
         apply_override(document, override)
     try:
@@ -74,7 +79,8 @@ def apply_override(document: Document, override: str) -> None:
     document.override(_key_path(document.data, parts), source)
 
 
-def _read(path: Path) -> str:
+def read_config(path: Path) -> str:
+    """The text of a recipe file; errors as `load_config`."""
     try:
         check_limit(f"{path}: size in bytes", path.stat().st_size, RECIPE_BYTES)
         return path.read_text(encoding="utf-8")

@@ -9,13 +9,13 @@ from pathlib import Path
 from edgeaudio.bench.schema import BenchOptions, BenchResult, write_result
 from edgeaudio.bundle import Bundle
 from edgeaudio.catalog import resolve
+from edgeaudio.pipeline.arms import DISTILLED
 from edgeaudio.pipeline.config import load_config
 from edgeaudio.pipeline.prepare import Progress
 from edgeaudio.pipeline.recipe import Recipe
 from edgeaudio.pipeline.report_build import BENCH_FILE, write_run_report
 from edgeaudio.pipeline.run import run_recipe
 from edgeaudio.pipeline.summary import RunSummary
-from edgeaudio.pipeline.training import DISTILLED
 
 # Enough hops for a p99; a demo need not be measured for longer.
 DEMO_BENCH = BenchOptions(min_hops=300, min_seconds=1.0)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio.audio.files import decode_file
+from edgeaudio.compress.metric import average_precision as average_precision
 from edgeaudio.data.clips import Clip, Dataset
 from edgeaudio.errors import AudioFileError, ConfigError, DataError, closest_match_hint
 from edgeaudio.runtime.classifier import Classifier
+from edgeaudio.spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class EvalResult:
     accuracy, n_correct: single-label; the most probable label is the right one.
     mean_average_precision: multi-label; over the labels that occur.
     by_label: share of a label's clips that were right, or its average precision.
+    exit_share: of all windows, by the exit that answered, the final one last; empty without exits.
     skipped: clip id -> why it could not be decoded.
     """
 
@@ -36,6 +39,7 @@ class EvalResult:
     accuracy: float | None
     mean_average_precision: float | None
     by_label: dict[str, float]
+    exit_share: tuple[float, ...]
     skipped: dict[str, str]
 
 
@@ -52,12 +56,13 @@ def evaluate_bundle(
         ConfigError: a label of the dataset is not one of the bundle, or the task is of the other kind.
         DataError: no clip in that fold, or none that can be decoded.
     """
-    position = _label_positions(classifier, dataset)
-    clips = _clips_of(dataset, fold)
+    position = label_positions(classifier.bundle.manifest.task, dataset)
+    clips = clips_of(dataset, fold)
     n_labels = len(classifier.labels)
     probs = np.zeros((len(clips), n_labels))
     targets = np.zeros((len(clips), n_labels), bool)
     usable = np.ones(len(clips), bool)
+    exit_counts = np.zeros(classifier.n_exits, np.int64)
     skipped: dict[str, str] = {}
     for row, clip in enumerate(clips):
         try:
@@ -66,7 +71,10 @@ def evaluate_bundle(
             usable[row] = False
             skipped[clip.id] = str(error)
             continue
-        probs[row] = classifier(audio.waveform, audio.sample_rate).probs
+        result = classifier(audio.waveform, audio.sample_rate)
+        probs[row] = result.probs
+        if result.window_exits is not None:
+            exit_counts += np.bincount(result.window_exits, minlength=classifier.n_exits)
         targets[row, [position[label] for label in clip.labels]] = True
         if progress is not None:
             progress(row + 1, len(clips))
@@ -82,29 +90,21 @@ def evaluate_bundle(
         dataset=dataset.name,
         fold=fold,
         n_clips=int(usable.sum()),
+        exit_share=tuple((exit_counts / max(1, exit_counts.sum())).tolist()),
         skipped=skipped,
         **figures(probs[usable], targets[usable], classifier.labels.names),
     )
 
 
-def average_precision(scores: NDArray[np.float64], targets: NDArray[np.bool_]) -> float:
-    """Mean precision at each positive, clips ordered by falling score; equal scores count as one step.
+def label_positions(task: TaskSpec, dataset: Dataset) -> list[int]:
+    """Where each label of the dataset lies among those of a bundle's task.
 
-    Source: the non-interpolated definition of scikit-learn's `average_precision_score`.
+    Raises:
+        ConfigError: a label that the bundle has not, or a task of the other kind.
     """
-    order = np.argsort(-scores, kind="stable")
-    last_of_step = np.append(np.diff(scores[order]) != 0, True)
-    hits = np.cumsum(targets[order])[last_of_step]
-    seen = np.arange(1, len(scores) + 1)[last_of_step]
-    recall_steps = np.diff(hits, prepend=0) / targets.sum()
-    return float((recall_steps * hits / seen).sum())
-
-
-def _label_positions(classifier: Classifier, dataset: Dataset) -> list[int]:
-    wanted = classifier.bundle.manifest.task.kind
-    if dataset.task.kind != wanted:
-        raise ConfigError(f"dataset {dataset.name!r} is {dataset.task.kind}, the bundle answers {wanted}")
-    names = classifier.labels.names
+    if dataset.task.kind != task.kind:
+        raise ConfigError(f"dataset {dataset.name!r} is {dataset.task.kind}, the bundle answers {task.kind}")
+    names = task.labels.names
     for name in dataset.task.labels.names:
         if name not in names:
             raise ConfigError(
@@ -113,7 +113,8 @@ def _label_positions(classifier: Classifier, dataset: Dataset) -> list[int]:
     return [names.index(name) for name in dataset.task.labels.names]
 
 
-def _clips_of(dataset: Dataset, fold: int | None) -> Sequence[Clip]:
+def clips_of(dataset: Dataset, fold: int | None) -> Sequence[Clip]:
+    """The clips of one fold, or all; DataError where there are none."""
     clips = [clip for clip in dataset.clips if fold is None or clip.fold == fold]
     if not clips:
         raise DataError(f"dataset {dataset.name!r} has no clip in fold {fold}; it has the folds {dataset.folds()}")

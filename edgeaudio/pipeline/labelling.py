@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeaudio.data.datasets import Clip, DecodeCache, clip_digest
-from edgeaudio.data.windows import AugmentSpec, Float32, WindowMaker
+from edgeaudio.data.windows import MAX_SOURCES, AugmentSpec, Float32, TrainingWindow, WindowMaker
 from edgeaudio.distill.module import WindowSet
 from edgeaudio.spec import FrontendSpec, TaskSpec, WindowSpec, digest_json
 from edgeaudio.students.frontend import LogMel
@@ -91,6 +91,8 @@ def store_schema(plan: LabelPlan, teacher: Teacher | None) -> StoreSchema:
     fields = [
         StoreField("log_mel", "float16", (plan.window.frames, plan.frontend.n_mels)),
         StoreField("silent", "uint8"),
+        StoreField("source_clips", "int32", (MAX_SOURCES,)),
+        StoreField("source_shares", "float32", (MAX_SOURCES,)),
     ]
     if plan.n_classes:
         fields.append(StoreField("target", "float32", (plan.n_classes,)))
@@ -123,20 +125,32 @@ def fill_store(path: Path, plan: LabelPlan, teacher: Teacher | None, progress: P
             for row in range(first - batch_first, last - batch_first):
                 record: dict[str, NDArray[np.generic]] = {name: values[row] for name, values in fields.items()}
                 record["silent"] = np.uint8(windows[row].silent)  # type: ignore[assignment]
+                record["source_clips"], record["source_shares"] = _sources(windows[row])
                 if plan.n_classes:
                     record["target"] = windows[row].target
                 store.append(batch_first + row, content_key(heard[row].tobytes()), **record)
             progress(title, store.next_index, plan.count)
 
 
-def read_store(path: Path, task_logits: Callable[[Float32, Float32], Float32] | None) -> WindowSet:
-    """The windows of a filled store; `task_logits(embedding, foundation_logits)` adds the task's view."""
+def _sources(window: TrainingWindow) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Clips in the window and their shares, filled up with (-1, 0)."""
+    clips, shares = np.full(MAX_SOURCES, -1, np.int32), np.zeros(MAX_SOURCES, np.float32)
+    for position, (clip, share) in enumerate(window.sources):
+        clips[position], shares[position] = clip, share
+    return clips, shares
+
+
+Fields = dict[str, NDArray[Any]]
+
+
+def read_store(path: Path, task_logits: Callable[[Fields], Float32] | None) -> WindowSet:
+    """The windows of a filled store; `task_logits(fields)` adds what the teacher says of the task."""
     store = LabelStore.open_read(path)
     names = {field.name for field in store.schema.fields}
     fields = {name: store.read(name) for name in names}
     taught = None
     if task_logits is not None:
-        taught = task_logits(fields["embedding"].astype(np.float32), fields["foundation_logits"].astype(np.float32))
+        taught = task_logits(fields)
     return WindowSet(
         log_mel=fields["log_mel"],
         silent=fields["silent"].astype(bool),
@@ -145,6 +159,15 @@ def read_store(path: Path, task_logits: Callable[[Float32, Float32], Float32] | 
         embedding=fields.get("embedding"),
         foundation_logits=fields.get("foundation_logits"),
     )
+
+
+def joined(parts: Sequence[WindowSet]) -> WindowSet:
+    """The windows of several stores as one set; a field that one of them lacks is left out."""
+    columns: dict[str, Any] = {}
+    for name in vars(parts[0]):
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if any(value is None for value in values) else np.concatenate(values)
+    return WindowSet(**columns)
 
 
 def split_held_out(windows: WindowSet, held_out: int) -> tuple[WindowSet, WindowSet]:

@@ -7,62 +7,93 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from edgeaudio_export.artefact import ExportedArtefact
 from edgeaudio_export.export import export_student
-from edgeaudio_export.parity import engine_for
+from edgeaudio_export.parity import engine_for, run_windows
+from edgeaudio_export.staged import ExportedChain, add_exits, export_stages
+from torch import nn
 
 import edgeaudio
-from edgeaudio.bundle import Artefact, Golden, Manifest, golden_entry, write_bundle
-from edgeaudio.bundle.manifest import Lineage, Source
-from edgeaudio.compress.ptq import quantise_ptq
+from edgeaudio.bundle import (
+    Artefact,
+    Bundle,
+    Exits,
+    Golden,
+    Manifest,
+    StageArtefact,
+    golden_entry,
+    write_bundle,
+)
+from edgeaudio.bundle.manifest import ArtefactFormat, Lineage, Precision, Source
+from edgeaudio.compress.exit_calibration import ExitAnswers, calibrate_exits
+from edgeaudio.compress.ptq import QuantisedStudent
+from edgeaudio.compress.thresholds import fit_thresholds
 from edgeaudio.data.windows import Float32
 from edgeaudio.frontend.reference import reference_log_mel
+from edgeaudio.pipeline.arms import DISTILLED, arm_plan
 from edgeaudio.pipeline.commit import source_commit
-from edgeaudio.pipeline.labelling import read_store
+from edgeaudio.pipeline.labelling import read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
-from edgeaudio.pipeline.training import DISTILLED, TrainedStudent
+from edgeaudio.pipeline.quantising import quantise
+from edgeaudio.pipeline.teaching import FoldTeacher
+from edgeaudio.pipeline.training import FoldStores, TrainedStudent
 from edgeaudio.pipeline.workdir import StageResult
-from edgeaudio.spec import FrontendSpec, WindowSpec
+from edgeaudio.runtime.confidence import to_probs
+from edgeaudio.spec import DecisionSpec, FrontendSpec, WindowSpec
 from edgeaudio.spec.fs import atomic_write
+from edgeaudio.students.exits import EarlyExitStudent, stage_macs
 from edgeaudio.teachers.base import Teacher
 
+# Of a window's target: mixed windows have no one right answer to hold an exit against.
+CLEAR_SHARE = 0.75
 
-def quantise_stage(context: Context, prepared: Prepared, trained: TrainedStudent, labels: StageResult) -> StageResult:
-    """int8 artefacts, calibrated on training windows of the fold."""
+
+def quantise_stage(
+    context: Context, prepared: Prepared, teacher: FoldTeacher, stores: FoldStores, trained: TrainedStudent
+) -> StageResult:
+    """int8 artefacts of the student as `pipeline.quantising` makes it, its rivals' too, and its stages' with exits."""
     recipe = context.recipe
-    inputs = {
+    spec = recipe.quantize
+    inputs: dict[str, Any] = {
         "weights": trained.weights_sha256,
-        "labels": labels.outputs["labels.store"],
-        "quantize": recipe.quantize.model_dump(mode="json"),
+        "labels": stores.labelled.sha256,
+        "quantize": spec.changed(),
         "formats": recipe.formats,
     }
-
-    def quantise(folder: Path) -> dict[str, Any]:
-        windows = read_store(labels.output("labels.store"), None)
-        n = recipe.quantize.calibration_windows
-        calibration = torch.from_numpy(windows.log_mel[:n].astype(np.float32))
-        assert windows.target is not None
-        single_label = prepared.dataset.task.kind == "single_label"
-        targets = torch.from_numpy(windows.target[:n].argmax(axis=1)) if single_label else None
-        quantised = quantise_ptq(trained.network, calibration, targets=targets)
-        exported = export_student(
-            trained.network, quantised, recipe.window.frames, recipe.frontend.n_mels,
-            formats=recipe.formats, precisions=["int8"],
-        )  # fmt: skip
-        return _write_artefacts(folder, exported) | {
-            "calibration_windows": quantised.n_calibration_windows,
-            "quantize_nodes": quantised.qdq.quantise,
-            "dequantize_nodes": quantised.qdq.dequantise,
+    if spec.method == "qat":
+        inputs |= {
+            "train": arm_plan(recipe, trained.arm).train.changed(),
+            "unlabelled": [store.sha256 for store in stores.unlabelled],
+            "seed": recipe.seed,
         }
 
-    return context.work.run_stage(f"quantize-fold{trained.fold}-{trained.arm}", inputs, quantise)
+    def run(folder: Path) -> dict[str, Any]:
+        made = quantise(context, prepared, teacher, stores, trained, folder)
+        exported = _exported(context, trained.network, made.student, "int8", recipe.formats)
+        result = _write_artefacts(folder, exported) | made.facts
+        if made.staged is not None:
+            assert isinstance(trained.network, EarlyExitStudent)
+            result["stages"] = _write_chains(folder, _exported_stages(context, trained.network, made.staged, "int8"))
+        rivals = {}
+        for name, rival in made.rivals.items():
+            (artefact,) = _exported(context, trained.network, rival, "int8", recipe.formats[:1])
+            file = f"{name.replace(' ', '-')}.{artefact.format}"
+            atomic_write(folder / file, artefact.payload)
+            rivals[name] = {"file": file, "entry": artefact.manifest_entry().model_dump(mode="json")}
+        return result | {"rivals": rivals}
+
+    return context.work.run_stage(f"quantize-fold{trained.fold}-{trained.arm}", inputs, run)
 
 
 def export_stage(
-    context: Context, prepared: Prepared, trained: TrainedStudent, teacher: Teacher, quantised: StageResult
+    context: Context,
+    prepared: Prepared,
+    trained: TrainedStudent,
+    teacher: Teacher,
+    stores: FoldStores,
+    quantised: StageResult,
 ) -> StageResult:
-    """fp32 artefacts, then everything in `bundle.eab` (not verified yet)."""
+    """fp32 artefacts, then everything in `bundle.eab` (not verified yet), with exits calibrated for each chain."""
     recipe = context.recipe
     lineage = _lineage(context, prepared, trained, teacher)
     inputs = {
@@ -70,6 +101,7 @@ def export_stage(
         "int8": quantised.outputs_digest,
         "formats": recipe.formats,
         "decision": recipe.decision.model_dump(mode="json"),
+        "fit_thresholds": recipe.fit_thresholds,
         # The commit is recorded, not an input: the same weights are not exported again for a new one.
         "lineage": lineage.model_dump(mode="json", exclude={"commit"}),
         "task": prepared.dataset.task.model_dump(mode="json"),
@@ -77,17 +109,16 @@ def export_stage(
     }
 
     def export(folder: Path) -> dict[str, Any]:
-        exported = export_student(
-            trained.network, None, recipe.window.frames, recipe.frontend.n_mels,
-            formats=recipe.formats, precisions=["fp32"],
-        )  # fmt: skip
-        result = _write_artefacts(folder, exported)
+        result = _write_artefacts(folder, _exported(context, trained.network, None, "fp32", recipe.formats))
         entries = [Artefact.model_validate(item) for item in result["artefacts"] + quantised.result["artefacts"]]
         entries.sort(key=lambda entry: (entry.format, entry.precision))
         payloads = {
             entry.path: _artefact_file(quantised.folder if entry.precision == "int8" else folder, entry).read_bytes()
             for entry in entries
         }
+        if recipe.fit_thresholds:
+            held_out = _clear_windows(context, prepared, stores)
+            entries = [_with_thresholds(context, prepared, entry, payloads, held_out) for entry in entries]
         golden = make_golden(recipe.frontend, recipe.window, entries, payloads)
         manifest = Manifest(
             name=f"{recipe.name}-fold{trained.fold}" + ("" if trained.arm == DISTILLED else f"-{trained.arm}"),
@@ -100,10 +131,107 @@ def export_stage(
             cost=trained.cost,
             lineage=lineage,
         )
-        write_bundle(folder / "bundle.eab", manifest, payloads, golden)
+        bundle = folder / "bundle.eab"
+        write_bundle(bundle, manifest, payloads, golden)
+        if isinstance(trained.network, EarlyExitStudent):
+            chains = _exported_stages(context, trained.network, None, "fp32")
+            chains += _read_chains(quantised)
+            held_out = _clear_windows(context, prepared, stores)
+            atomic_write(bundle, _with_exits(context, prepared, trained.network, bundle, chains, held_out))
         return {"bundle": "bundle.eab"}
 
     return context.work.run_stage(f"export-fold{trained.fold}-{trained.arm}", inputs, export)
+
+
+def _exported(
+    context: Context,
+    network: nn.Module,
+    quantised: QuantisedStudent | None,
+    precision: Precision,
+    formats: Sequence[ArtefactFormat],
+) -> list[ExportedArtefact]:
+    recipe = context.recipe
+    return export_student(
+        network, quantised, recipe.window.frames, recipe.frontend.n_mels, formats=formats, precisions=[precision]
+    )
+
+
+def _exported_stages(
+    context: Context, network: EarlyExitStudent, quantised: QuantisedStudent | None, precision: Precision
+) -> list[ExportedChain]:
+    recipe = context.recipe
+    frames, n_mels = recipe.window.frames, recipe.frontend.n_mels
+    return export_stages(network, quantised, frames, n_mels, formats=recipe.formats, precisions=[precision])
+
+
+def _clear_windows(context: Context, prepared: Prepared, stores: FoldStores) -> tuple[Float32, Float32]:
+    """Held-out training windows in which one class is clear (multi-label: all), with their targets."""
+    held_out = split_held_out(read_store(stores.labelled.path, None), context.recipe.windows.held_out)[1]
+    assert held_out.target is not None
+    clear = ~held_out.silent
+    if prepared.dataset.task.kind == "single_label":
+        clear &= held_out.target.max(axis=1) > CLEAR_SHARE
+    return held_out.log_mel[clear].astype(np.float32), held_out.target[clear].astype(np.float32)
+
+
+def _with_thresholds(
+    context: Context,
+    prepared: Prepared,
+    entry: Artefact,
+    payloads: dict[str, bytes],
+    held_out: tuple[Float32, Float32],
+) -> Artefact:
+    """The artefact with the thresholds that suit its own probabilities; smoothing stays the recipe's."""
+    windows, targets = held_out
+    probs = to_probs(run_windows(engine_for(entry, payloads[entry.path]), windows), prepared.dataset.task.kind)
+    threshold_on, threshold_off = fit_thresholds(probs, targets)
+    fitted = {"threshold_on": round(threshold_on, 4), "threshold_off": round(threshold_off, 4)}
+    decision = DecisionSpec.model_validate(context.recipe.decision.model_dump() | fitted)
+    return entry.model_copy(update={"decision": decision})
+
+
+def _with_exits(
+    context: Context,
+    prepared: Prepared,
+    network: EarlyExitStudent,
+    bundle: Path,
+    chains: Sequence[ExportedChain],
+    held_out: tuple[Float32, Float32],
+) -> bytes:
+    """The bundle with its stages; each chain's thresholds are set on held-out training windows of one clear class."""
+    recipe, kind = context.recipe, prepared.dataset.task.kind
+    assert recipe.exits is not None
+    windows, targets = held_out
+    macs = stage_macs(network, recipe.window.frames, recipe.frontend.n_mels)
+    entries = []
+    for chain in chains:
+        logits = chain.cascade(kind).logits(windows)
+        wanted = targets.argmax(axis=1) if kind == "single_label" else targets > 0.5
+        answers = ExitAnswers(logits, wanted, macs, kind=kind)
+        entries.append(chain.manifest_entry(calibrate_exits(answers, recipe.exits.max_drop)))
+    exits = Exits(after=recipe.exits.after, macs_per_stage=macs, chains=tuple(entries))
+    payloads = {path: payload for chain in chains for path, payload in chain.payloads.items()}
+    return add_exits(Bundle.read(bundle), exits, payloads)
+
+
+def _write_chains(folder: Path, chains: Sequence[ExportedChain]) -> list[dict[str, Any]]:
+    """Stages below `folder`, and what `_read_chains` needs to find them."""
+    written = []
+    for chain in chains:
+        for path, payload in chain.payloads.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            atomic_write(folder / path, payload)
+        written.append({"stages": [stage.model_dump(mode="json") for stage in chain.stages]})
+    return written
+
+
+def _read_chains(quantised: StageResult) -> list[ExportedChain]:
+    chains = []
+    for written in quantised.result["stages"]:
+        stages = tuple(StageArtefact.model_validate(stage) for stage in written["stages"])
+        payloads = {stage.path: (quantised.folder / stage.path).read_bytes() for stage in stages}
+        chains.append(ExportedChain(stages, payloads))
+    return chains
 
 
 def golden_waveforms(n_samples: int, sample_rate: int) -> Float32:
@@ -160,6 +288,6 @@ def _lineage(context: Context, prepared: Prepared, trained: TrainedStudent, teac
         datasets=tuple(Source(name=d.name, licence=d.licence, sha256=d.digest()) for d in datasets),
         teacher=Source(name=teacher.name, licence=teacher.licence, sha256=teacher.digest) if taught else None,
         student=recipe.student.family,
-        student_config=recipe.student.model_dump(exclude={"family"}),
+        student_config=arm_plan(recipe, trained.arm).student.model_dump(exclude={"family"}),
         arm=trained.arm,
     )

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from edgeaudio.data.datasets import (
     Clip,
     Dataset,
@@ -47,14 +49,30 @@ class Prepared:
     unlabelled: Dataset | None
     skipped: tuple[Skipped, ...]
     cache_folder: Path
+    labels_per_class: int | None = None
+    seed: int = 0
 
     def cache(self, sample_rate: int) -> DecodeCache:
         """Decoded clips at that rate."""
         return DecodeCache(self.cache_folder, sample_rate)
 
     def train_clips(self, test_fold: int) -> tuple[Clip, ...]:
-        """Clips outside the test fold."""
-        return tuple(clip for clip in self.dataset.clips if clip.fold != test_fold)
+        """Clips outside the test fold whose labels are used: all, or `labels_per_class` of each class."""
+        outside = tuple(clip for clip in self.dataset.clips if clip.fold != test_fold)
+        return outside if self.labels_per_class is None else self._few(outside, test_fold)
+
+    def rest_clips(self, test_fold: int) -> tuple[Clip, ...]:
+        """Clips outside the test fold whose labels are not used; they are heard as unlabelled sounds."""
+        used = {clip.id for clip in self.train_clips(test_fold)}
+        return tuple(clip for clip in self.dataset.clips if clip.fold != test_fold and clip.id not in used)
+
+    def _few(self, clips: tuple[Clip, ...], test_fold: int) -> tuple[Clip, ...]:
+        chosen: set[str] = set()
+        for label in range(len(self.dataset.task.labels)):
+            members = sorted(clip.id for clip in clips if clip.labels[0] == label)
+            order = np.random.default_rng([self.seed, test_fold, label]).permutation(len(members))
+            chosen |= {members[i] for i in order[: self.labels_per_class]}
+        return tuple(clip for clip in clips if clip.id in chosen)
 
     def test_clips(self, test_fold: int) -> tuple[Clip, ...]:
         """Clips of the test fold, in order of their ids."""
@@ -78,6 +96,8 @@ def prepare(context: Context, teacher_rate: int) -> Prepared:
     """
     recipe = context.recipe
     dataset, unlabelled = _load(context)
+    unlabelled = _without_labelled(unlabelled, dataset) if unlabelled and recipe.data.unlabelled else unlabelled
+    dataset = _without_folds(dataset, recipe.data.exclude_folds)
     _warn_of_copies(dataset, recipe.data.test_folds)
     cache_folder = context.work.path / "cache" / "audio"
     skipped: list[Skipped] = []
@@ -102,7 +122,11 @@ def prepare(context: Context, teacher_rate: int) -> Prepared:
         raise ConfigError(f"data.test_folds: no clips in fold {sorted(missing)}; there are {list(parts[0].folds())}")
     if len(parts[0].folds()) < 2:
         raise DataError(f"dataset {dataset.name!r} has one fold only, so nothing is left to train on")
-    return Prepared(parts[0], parts[1] if len(parts) > 1 else None, tuple(skipped), cache_folder)
+    few = recipe.data.labels_per_class
+    if few is not None and dataset.task.kind != "single_label":
+        raise ConfigError("data.labels_per_class is for single-label tasks; leave it out for this dataset")
+    unlabelled_part = parts[1] if len(parts) > 1 else None
+    return Prepared(parts[0], unlabelled_part, tuple(skipped), cache_folder, few, recipe.windows_seed)
 
 
 def _load(context: Context) -> tuple[Dataset, Dataset | None]:
@@ -130,7 +154,7 @@ def _load(context: Context) -> tuple[Dataset, Dataset | None]:
     unlabelled = None
     if data.unlabelled:
         folder = _folder(data.unlabelled, "data.unlabelled")
-        unlabelled = _without_labelled(load_dataset("unlabelled", folder, licence=data.unlabelled_licence), dataset)
+        unlabelled = load_dataset("unlabelled", folder, licence=data.unlabelled_licence)
     return dataset, unlabelled
 
 
@@ -139,6 +163,13 @@ def _folder(name: str, field: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{field}: there is no folder {name!r}. Give the right one with --set {field}=FOLDER.")
     return path
+
+
+def _without_folds(dataset: Dataset, excluded: tuple[int, ...]) -> Dataset:
+    unknown = set(excluded) - set(dataset.folds())
+    if unknown:
+        raise ConfigError(f"data.exclude_folds: no fold {min(unknown)}; there are {list(dataset.folds())}")
+    return replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.fold not in excluded))
 
 
 def _without_labelled(unlabelled: Dataset, dataset: Dataset) -> Dataset:

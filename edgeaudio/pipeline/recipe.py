@@ -6,15 +6,19 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgeaudio.compress.ptq import MIN_CALIBRATION_WINDOWS
+from edgeaudio.compress.prune_spec import PruneSpec
+from edgeaudio.compress.quantize_spec import QuantizeSpec
 from edgeaudio.data.windows import AugmentSpec
 from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import TrainSpec
-from edgeaudio.spec import DecisionSpec, FrontendSpec, Spec, WindowSpec
+from edgeaudio.pipeline.sweep_spec import SweepSpec
+from edgeaudio.spec import DecisionSpec, ExitSpec, FrontendSpec, Spec, WindowSpec, digest_json
 from edgeaudio.students.spec import DSCNNSpec, StudentSpec
 from edgeaudio.teachers.finetune_spec import FinetuneSpec
 
 Format = Literal["onnx", "tflite"]
+#: What a teacher brings: its first blocks, its embedding, its answers, and its view of unlabelled sounds.
+Part = Literal["blocks", "embedding", "logits", "pool"]
 
 
 class DataSpec(Spec):
@@ -25,7 +29,13 @@ class DataSpec(Spec):
     csv: str | None = Field(None, description="kind csv: the table of files and labels")
     licence: str = "unknown"
     test_folds: tuple[int, ...] = Field((1,), min_length=1)
+    exclude_folds: tuple[int, ...] = Field(
+        (), description="folds that this run must not touch, such as the real test fold while a recipe is chosen"
+    )
     assigned_folds: int = Field(5, ge=2, le=100, description="folds made when the dataset names none")
+    labels_per_class: int | None = Field(
+        None, ge=1, description="use so many labels of each class; the other training clips are heard as unlabelled"
+    )
     unlabelled: str | None = Field(None, description="a folder of sounds without labels")
     unlabelled_licence: str = "unknown"
     max_skipped: float = Field(0.01, ge=0, le=1, description="fail above this fraction of unusable files")
@@ -36,13 +46,16 @@ class DataSpec(Spec):
     def _root(self) -> Self:
         if self.kind != "synth" and not self.root:
             raise ValueError(f"data.root is missing: the folder of the {self.kind} dataset (--set data.root=FOLDER)")
+        both = set(self.test_folds) & set(self.exclude_folds)
+        if both:
+            raise ValueError(f"data.exclude_folds: fold {min(both)} is in data.test_folds too")
         if (self.kind == "csv") != (self.csv is not None):
             raise ValueError("data.csv (the table) belongs to data.kind csv, and only to it")
         return self
 
     @property
     def has_unlabelled(self) -> bool:
-        """Whether there are sounds without labels."""
+        """Whether there is a folder of sounds without labels."""
         return bool(self.unlabelled) or (self.kind == "synth" and self.synth_unlabelled > 0)
 
 
@@ -55,6 +68,9 @@ class TeacherSpec(Spec):
         "head", description="a head on frozen embeddings, or all weights fine-tuned on each fold's training clips"
     )
     finetune: FinetuneSpec = FinetuneSpec()
+    view: Literal["window", "clip", "both"] = Field(
+        "window", description="what the teacher hears when it labels a window: it, its whole clips, or their mean"
+    )
     head_c: float = Field(1e-3, gt=0, description="inverse L2 strength of the head on frozen embeddings")
     width: int = Field(64, ge=4, le=128, description="wide-cnn: its size")
     train: TrainSpec = Field(
@@ -70,12 +86,32 @@ class WindowsSpec(Spec):
     unlabelled_count: int = Field(40_000, ge=0, description="from the unlabelled folder, shared by the folds")
     held_out: int = Field(512, ge=16, description="of count: not trained on, for the learning curve")
     augment: AugmentSpec = AugmentSpec()
+    seed: int | None = Field(
+        None, ge=0, lt=2**31, description="of the windows alone; a run with another seed then shares their labels"
+    )
 
 
-class QuantizeSpec(Spec):
-    """Post-training quantisation to int8."""
+class PruneRecipe(PruneSpec):
+    """Structured pruning after training, trained as before after every cut."""
 
-    calibration_windows: int = Field(512, ge=MIN_CALIBRATION_WINDOWS, le=20_000)
+    finish_windows: int = Field(0, ge=0, description="windows of training after the last cut")
+    learning_rate: float = Field(1e-3, gt=0, description="of the training after cuts")
+
+    def cuts(self) -> PruneSpec:
+        """The cuts alone."""
+        return PruneSpec.model_validate(self.model_dump(include=set(PruneSpec.model_fields)))
+
+
+class ExitRecipe(ExitSpec):
+    """Early exits, trained jointly with the student that is there."""
+
+    train: TrainSpec = TrainSpec(
+        windows_seen=40_000, learning_rate=1e-3, loss=LossWeights(exit_labels=0.1, exit_teacher=0.9, exit_final=0.5)
+    )
+
+    def heads(self) -> ExitSpec:
+        """The exits alone."""
+        return ExitSpec.model_validate(self.model_dump(include=set(ExitSpec.model_fields)))
 
 
 class VerifySpec(Spec):
@@ -106,14 +142,29 @@ class Recipe(Spec):
     pretrain: TrainSpec | None = Field(None, description="on unlabelled windows, before the task")
     train: TrainSpec = TrainSpec()
     control: bool = Field(True, description="also train the same student, same budget, on labels only")
+    ablate: tuple[Part, ...] = Field((), description="also train the same student, same budget, without each of these")
+    prune: PruneRecipe | None = Field(None, description="cut the trained student to a budget")
+    exits: ExitRecipe | None = Field(None, description="let a device stop early on easy windows")
     quantize: QuantizeSpec = QuantizeSpec()
     formats: tuple[Format, ...] = Field(("onnx", "tflite"), min_length=1)
     verify: VerifySpec = VerifySpec()
     decision: DecisionSpec = DecisionSpec()
+    fit_thresholds: bool = Field(
+        True, description="set threshold_on and threshold_off anew for every artefact, on held-out training windows"
+    )
+    sweep: SweepSpec | None = Field(None, description="what 'edgeaudio sweep' varies; a run takes no notice of it")
+
+    def digest(self) -> str:
+        """As any spec's, but without `sweep`, which decides nothing in a run."""
+        return digest_json(self.model_dump(mode="json", exclude={"sweep"}))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, values in (("data.test_folds", self.data.test_folds), ("formats", self.formats)):
+        for name, values in (
+            ("data.test_folds", self.data.test_folds),
+            ("formats", self.formats),
+            ("ablate", self.ablate),
+        ):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names one twice: {list(values)}")
         self._check_frontend()
@@ -121,13 +172,23 @@ class Recipe(Spec):
         self._check_losses()
         needs = {"pretrain": self.pretrain is not None, "train.unlabelled_share": self.train.unlabelled_share > 0}
         for field, wanted in needs.items():
-            if wanted and not (self.data.has_unlabelled and self.windows.unlabelled_count):
+            heard = self.data.has_unlabelled and self.windows.unlabelled_count > 0
+            if field == "train.unlabelled_share":
+                heard = heard or self.data.labels_per_class is not None
+            if wanted and not heard:
                 raise ValueError(f"{field} needs data.unlabelled (a folder) and windows.unlabelled_count above 0")
+        if self.exits is not None and self.quantize.method == "qat":
+            raise ValueError("exits: their stages are quantised after training; use quantize.method: ptq")
         if self.teacher.adapt == "finetune" and self.teacher.name != "mn04":
             raise ValueError(f"teacher.adapt: finetune is for mn04; {self.teacher.name} is adapted otherwise")
         if self.pretrain is not None and self.pretrain.loss.labels + self.pretrain.loss.logits > 0:
             raise ValueError("pretrain.loss: labels and logits must be 0, unlabelled sounds have no task labels")
         return self
+
+    @property
+    def windows_seed(self) -> int:
+        """The seed of windows and of the choice of labels."""
+        return self.seed if self.windows.seed is None else self.windows.seed
 
     @property
     def uses_unlabelled(self) -> bool:

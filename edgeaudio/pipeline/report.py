@@ -63,6 +63,7 @@ def render_report(data: ReportData) -> str:
 
 def _context(data: ReportData, trusted: Any) -> dict[str, Any]:
     from edgeaudio.pipeline.report_plots import Panel, frontend_panels, latency_panels, learning_curve_panels
+    from edgeaudio.pipeline.report_sweep import sweep_panels, sweep_view
 
     def shown(panels: list[Panel]) -> list[dict[str, Any]]:
         return [{"svg": trusted(panel.svg), "caption": panel.caption} for panel in panels]
@@ -82,6 +83,8 @@ def _context(data: ReportData, trusted: Any) -> dict[str, Any]:
         "latency": view.latency_rows(data.bench) if data.bench else (),
         "latency_panels": shown(latency_panels(data.bench)) if data.bench else [],
         "frontend_panels": shown(frontend_panels(data.frontend_example)) if data.frontend_example else [],
+        "sweep": sweep_view(data.sweep) if data.sweep else None,
+        "sweep_panels": shown(sweep_panels(data.sweep)) if data.sweep else [],
         "skipped": skipped[: view.MAX_SKIPPED_SHOWN],
         "skipped_more": max(0, len(skipped) - view.MAX_SKIPPED_SHOWN),
         "environment_rows": view.environment_rows(data),

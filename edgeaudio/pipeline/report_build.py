@@ -16,6 +16,7 @@ from edgeaudio.data.windows import Float32
 from edgeaudio.doctor import diagnose
 from edgeaudio.errors import WorkDirError
 from edgeaudio.frontend.stream import FrontendStream
+from edgeaudio.pipeline.arms import DISTILLED, LABELS_ONLY
 from edgeaudio.pipeline.report import write_report
 from edgeaudio.pipeline.report_data import (
     Confusion,
@@ -28,7 +29,7 @@ from edgeaudio.pipeline.report_data import (
     Score,
 )
 from edgeaudio.pipeline.summary import SUMMARY_FILE, RunSummary
-from edgeaudio.pipeline.training import DISTILLED, LABELS_ONLY
+from edgeaudio.pipeline.sweep_spec import SweepResult, read_sweep
 from edgeaudio.pipeline.workdir import WorkDir
 from edgeaudio.teachers.label_store import LabelStore
 
@@ -40,7 +41,7 @@ def write_run_report(work: Path, out: Path) -> Path:
     """Write the page about the run in `work`; returns `out`.
 
     Raises:
-        WorkDirError: no finished run there.
+        WorkDirError: neither a finished run nor a sweep there.
     """
     write_report(build_report_data(work), out)
     return out
@@ -63,6 +64,9 @@ def read_summary(work: Path) -> RunSummary:
 
 def build_report_data(work: Path) -> ReportData:
     """Everything that the stages in `work` know."""
+    sweep = read_sweep(work)
+    if sweep is not None and not (work / SUMMARY_FILE).exists():
+        return _sweep_alone(work, sweep)
     summary = read_summary(work)
     shipped = _shipped_artefact(summary)
     bundle = _first_bundle(work, summary)
@@ -77,8 +81,20 @@ def build_report_data(work: Path) -> ReportData:
         bench=_bench(work),
         frontend_example=_example(bundle) if bundle else None,
         label_store=_label_store(work, summary),
+        sweep=sweep,
         recipe_text=recipe_text,
         manifest=bundle.manifest if bundle else None,
+        environment=_environment(work),
+        not_on_hardware=NOT_ON_HARDWARE,
+    )
+
+
+def _sweep_alone(work: Path, sweep: SweepResult) -> ReportData:
+    """A sweep whose choice was not run yet."""
+    return ReportData(
+        title=f"{sweep.name}: a sweep of {len(sweep.trials)} trials",
+        subtitle=f"judged on validation fold {sweep.validation_fold}, no run on a test fold yet",
+        sweep=sweep,
         environment=_environment(work),
         not_on_hardware=NOT_ON_HARDWARE,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgeaudio.bench.schema import BenchResult
 from edgeaudio.bundle.manifest import Manifest
 from edgeaudio.errors import ConfigError, ShapeError
+from edgeaudio.pipeline.sweep_spec import SweepResult
 
 Role = Literal["teacher", "student", "control", "artefact"]
 
@@ -200,6 +201,7 @@ class ReportData:
     bench: BenchResult | None = None
     frontend_example: FrontendExample | None = None
     label_store: LabelStoreInfo | None = None
+    sweep: SweepResult | None = None
     recipe_text: str | None = None
     manifest: Manifest | None = None
     environment: Mapping[str, str] = field(default_factory=dict)

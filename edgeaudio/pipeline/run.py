@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from edgeaudio.errors import ConfigError, closest_match_hint
+from edgeaudio.pipeline.arms import DISTILLED, LABELS_ONLY, arms
+from edgeaudio.pipeline.compressing import exits_stage, prune_stage
 from edgeaudio.pipeline.labelling import read_store
 from edgeaudio.pipeline.packing import export_stage, quantise_stage
 from edgeaudio.pipeline.prepare import Context, Prepared, Progress, prepare
@@ -23,8 +25,7 @@ from edgeaudio.pipeline.teaching import (
     teacher_rate,
 )
 from edgeaudio.pipeline.training import (
-    DISTILLED,
-    LABELS_ONLY,
+    FoldStores,
     TrainedStudent,
     build_student,
     label_fold,
@@ -32,23 +33,24 @@ from edgeaudio.pipeline.training import (
     train_fold,
 )
 from edgeaudio.pipeline.verify import verify_stage
-from edgeaudio.pipeline.workdir import StageResult, WorkDir
+from edgeaudio.pipeline.workdir import WorkDir
 from edgeaudio.spec import canonical_json
 from edgeaudio.spec.fs import atomic_write
 from edgeaudio.students.cost import student_cost
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("data", "label", "distill", "quantize", "export", "verify")
+STAGES = ("data", "label", "distill", "prune", "exits", "quantize", "export", "verify")
 RECIPE_FILE = "recipe.json"
 BUNDLE_FOLDER = "bundles"
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How far a run goes."""
+    """How far a run goes, and whether it leaves its recipe and summary in the work directory."""
 
     until: str
+    recorded: bool
 
     def reaches(self, stage: str) -> bool:
         return STAGES.index(stage) <= STAGES.index(self.until)
@@ -60,6 +62,7 @@ def run_recipe(
     *,
     from_stage: str | None = None,
     until_stage: str | None = None,
+    recorded: bool = True,
     progress: Progress,
     progress_bar: bool = False,
 ) -> RunSummary:
@@ -67,6 +70,7 @@ def run_recipe(
 
     Args:
         from_stage: redo this stage and all after it. until_stage: stop after it; both of `STAGES`.
+        recorded: a whole run leaves `summary.json` and `recipe.json`, what a report is made from.
         progress: called with (title, done, total) by every long loop but training.
         progress_bar: show Lightning's bar while training.
     Raises:
@@ -80,7 +84,7 @@ def run_recipe(
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory is for finding reads of uninitialised values; it costs time and changes nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    plan = _Plan(until_stage or STAGES[-1])
+    plan = _Plan(until_stage or STAGES[-1], recorded)
     with WorkDir(work) as work_dir:
         if from_stage is not None:
             work_dir.invalidate(from_stage, _stage_names(recipe))
@@ -91,13 +95,13 @@ def run_recipe(
 def _stage_names(recipe: Recipe) -> list[str]:
     """All stage names in order, as folders know them."""
     folds = recipe.data.test_folds
-    arms = (DISTILLED, LABELS_ONLY)
     names = ["data"]
     names += [f"teacher-network-fold{fold}" for fold in folds]
-    names += ["label", "embed", "label-unlabelled", *(f"label-fold{fold}" for fold in folds)]
-    names += ["distill", "pretrain", *(f"distill-fold{fold}-{arm}" for fold in folds for arm in arms)]
-    for stage in ("quantize", "export", "verify"):
-        names += [stage, *(f"{stage}-fold{fold}-{arm}" for fold in folds for arm in arms)]
+    names += ["label", "embed", "label-unlabelled"]
+    names += [f"label-{what}{fold}" for fold in folds for what in ("fold", "rest-fold")]
+    names += ["distill", "pretrain", *(f"distill-fold{fold}-{arm}" for fold in folds for arm in arms(recipe))]
+    for stage in ("prune", "exits", "quantize", "export", "verify"):
+        names += [stage, *(f"{stage}-fold{fold}-{arm}" for fold in folds for arm in arms(recipe))]
     return names
 
 
@@ -132,7 +136,7 @@ def _run(context: Context, plan: _Plan) -> RunSummary:
         skipped=tuple(SkippedClip(path=item.path, reason=item.reason) for item in prepared.skipped),
         until=plan.until,
     )
-    if plan.reaches("verify"):
+    if plan.recorded and plan.reaches("verify"):
         # Together and only for whole runs: neither a recipe that failed nor one that stopped early
         # stands beside the figures of another.
         atomic_write(context.work.path / RECIPE_FILE, canonical_json(recipe.model_dump(mode="json")) + b"\n")
@@ -143,18 +147,23 @@ def _run(context: Context, plan: _Plan) -> RunSummary:
 def _run_fold(context: Context, prepared: Prepared, plan: _Plan, fold: int) -> FoldResult | None:
     recipe = context.recipe
     base = fold_base(context, prepared, fold)
-    labels = label_fold(context, prepared, base, fold)
-    unlabelled = label_unlabelled(context, prepared, base) if recipe.uses_unlabelled else None
-    teacher = adapt(context, prepared, base, read_store(labels.output("labels.store"), None), fold)
+    labelled = label_fold(context, prepared, base, fold)
+    unlabelled = label_unlabelled(context, prepared, base, fold) if recipe.uses_unlabelled else ()
+    stores = FoldStores(labelled, unlabelled)
+    teacher = adapt(context, prepared, base, read_store(labelled.path, None), fold)
     clips = prepared.test_clips(fold)
     logger.info("fold %d: teacher gets %d of %d clips", fold, teacher.clip_correct, len(clips))
     if not plan.reaches("distill"):
         return None
     results = []
-    for arm in (DISTILLED, LABELS_ONLY) if recipe.control else (DISTILLED,):
-        trained = train_fold(context, prepared, teacher, (labels, unlabelled), fold, arm)
+    for arm in arms(recipe):
+        trained = train_fold(context, prepared, teacher, stores, fold, arm)
+        if recipe.prune is not None and plan.reaches("prune"):
+            trained = prune_stage(context, prepared, teacher, stores, trained)
+        if recipe.exits is not None and plan.reaches("exits"):
+            trained = exits_stage(context, prepared, teacher, stores, trained)
         if plan.reaches("quantize"):
-            result = _pack(context, prepared, plan, teacher, trained, labels)
+            result = _pack(context, prepared, plan, teacher, trained, stores)
             if result is not None:
                 results.append(result)
     if not results:
@@ -175,19 +184,19 @@ def _pack(
     plan: _Plan,
     teacher: FoldTeacher,
     trained: TrainedStudent,
-    labels: StageResult,
+    stores: FoldStores,
 ) -> ArmResult | None:
-    quantised = quantise_stage(context, prepared, trained, labels)
+    quantised = quantise_stage(context, prepared, teacher, stores, trained)
     if not plan.reaches("export"):
         return None
-    exported = export_stage(context, prepared, trained, teacher.base, quantised)
+    exported = export_stage(context, prepared, trained, teacher.base, stores, quantised)
     if not plan.reaches("verify"):
         return None
-    verified = verify_stage(context, prepared, trained, exported)
+    verified = verify_stage(context, prepared, trained, quantised, exported)
     name = f"{context.recipe.name}-fold{trained.fold}" + ("" if trained.arm == DISTILLED else f"-{trained.arm}")
     bundle = Path(BUNDLE_FOLDER) / f"{name}.eab"
     atomic_write(context.work.path / bundle, verified.output("bundle.eab").read_bytes())
-    return arm_result(trained.arm, verified.result, trained.wall_s, bundle)
+    return arm_result(trained, verified.result, bundle)
 
 
 def _compared_artefact(formats: Sequence[str]) -> str:

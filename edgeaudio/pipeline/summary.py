@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeaudio.pipeline.report_stats import mcnemar_exact_p
 from edgeaudio.spec import Spec, canonical_json
 from edgeaudio.spec.fs import atomic_write
+
+if TYPE_CHECKING:  # summaries are read where torch is not installed
+    from edgeaudio.pipeline.training import TrainedStudent
 
 SUMMARY_FILE = "summary.json"
 
@@ -23,6 +26,36 @@ class ArtefactResult(Spec):
     argmax_agreement: float | None = None
 
 
+class ChainStep(Spec):
+    """A network on the way to the shipped one, or held against it: what it costs and what it gets right.
+
+    size_bytes: of its int8 file; None for a float network.
+    """
+
+    name: str
+    params: int
+    macs_per_window: int
+    size_bytes: int | None = None
+    n_correct: int
+    predictions: tuple[int, ...]
+
+
+class ExitResult(Spec):
+    """A chain of stages on the test clips, stopping where its calibrated thresholds allow.
+
+    share: of windows per exit, the final one last.
+    """
+
+    name: str
+    thresholds: tuple[float | None, ...]
+    share: tuple[float, ...]
+    mean_macs: float
+    worst_case_macs: int
+    size_bytes: int
+    n_correct: int
+    predictions: tuple[int, ...]
+
+
 class ArmResult(Spec):
     """One student of one fold. `predictions` maps artefact (and `torch-fp32`) to the class of each clip."""
 
@@ -31,6 +64,10 @@ class ArmResult(Spec):
     predictions: dict[str, tuple[int, ...]]
     train_wall_s: float
     bundle: str
+    params: int | None = None
+    macs_per_window: int | None = None
+    chain: tuple[ChainStep, ...] = ()
+    exits: tuple[ExitResult, ...] = ()
 
     def correct(self, artefact: str) -> int:
         """Clips that the artefact gets right."""
@@ -150,7 +187,7 @@ def paired_test(folds: Sequence[FoldResult], first: str, second: str, artefact: 
     )
 
 
-def arm_result(arm: str, verified: dict[str, Any], train_wall_s: float, bundle: Path) -> ArmResult:
+def arm_result(trained: TrainedStudent, verified: dict[str, Any], bundle: Path) -> ArmResult:
     """From a verify stage's result."""
     labels = verified["labels"]
     predictions = {name: tuple(tops) for name, tops in verified["predictions"].items()}
@@ -168,5 +205,13 @@ def arm_result(arm: str, verified: dict[str, Any], train_wall_s: float, bundle: 
             )
         )
     return ArmResult(
-        arm=arm, artefacts=tuple(items), predictions=predictions, train_wall_s=train_wall_s, bundle=str(bundle)
+        arm=trained.arm,
+        artefacts=tuple(items),
+        predictions=predictions,
+        train_wall_s=trained.wall_s,
+        bundle=str(bundle),
+        params=trained.cost.params,
+        macs_per_window=trained.cost.macs_per_window,
+        chain=tuple(ChainStep.model_validate(step) for step in verified["chain"]),
+        exits=tuple(ExitResult.model_validate(result) for result in verified["exits"]),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgeaudio.catalog import resolve
 from edgeaudio.data.datasets import Clip, clip_digest
@@ -15,7 +17,7 @@ from edgeaudio.data.windows import Float32
 from edgeaudio.distill.module import DistillData, WindowSet
 from edgeaudio.distill.train import load_student, save_student, train_student
 from edgeaudio.errors import ConfigError, DataError
-from edgeaudio.pipeline.labelling import LabelPlan, fill_store, read_store, split_held_out
+from edgeaudio.pipeline.labelling import Fields, LabelPlan, fill_store, read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.seeds import seeded
 from edgeaudio.spec import TaskSpec
@@ -36,21 +38,57 @@ HARD_LABEL = 0.99
 class FoldTeacher:
     """A teacher that answers the task.
 
-    head: what turns embeddings of windows into task logits; None where the teacher's own logits do.
+    head: what turns embeddings of windows into task logits, clip_head those of whole clips; None where the
+    teacher's own logits answer.
     clip_correct: test clips that it gets right, heard whole.
     """
 
     base: Teacher
+    task: TaskSpec
     head: LinearHead | None
+    clip_head: LinearHead | None
+    view: Literal["window", "clip", "both"]
     clip_correct: int
 
-    def task_logits(self, embedding: Float32, foundation_logits: Float32) -> Float32:
-        """`(n, dim)`, `(n, labels)` -> `(n, classes)` float32."""
-        if self.head is None:
-            return foundation_logits
-        with torch.no_grad():
-            logits: Float32 = self.head(torch.from_numpy(embedding)).numpy()
-        return logits
+    def task_logits(self, fields: Fields, clip_logits: Float32 | None) -> Float32:
+        """Logits `(n, classes)` for the windows of a store; `clip_logits` are those of the store's clips, heard whole.
+
+        Source of hearing whole clips: teacher views in "consistent teaching", Beyer et al., arXiv 2106.05237.
+        """
+        heard = _head_logits(self.head, fields["embedding"], fields["foundation_logits"])
+        if self.view == "window":
+            return heard
+        assert clip_logits is not None
+        mixed = _mixed(clip_logits, fields["source_clips"], fields["source_shares"], self.task)
+        return mixed if self.view == "clip" else np.asarray((heard + mixed) / 2, dtype=np.float32)
+
+
+def _head_logits(head: LinearHead | None, embedding: NDArray[Any], logits: NDArray[Any]) -> Float32:
+    if head is None:
+        return logits.astype(np.float32)
+    with torch.no_grad():
+        answers: Float32 = head(torch.from_numpy(embedding.astype(np.float32))).numpy()
+    return answers
+
+
+def _mixed(clip_logits: Float32, clips: NDArray[Any], shares: NDArray[Any], task: TaskSpec) -> Float32:
+    """Logits of mixed windows: the shares of their clips' probabilities, `(n, sources)` -> `(n, classes)`."""
+    tensor = torch.from_numpy(clip_logits)
+    single = task.kind == "single_label"
+    probs = (tensor.softmax(1) if single else tensor.sigmoid()).numpy()
+    mixed = (probs[clips] * shares[:, :, None]).sum(axis=1).clip(1e-6, 1 - 1e-6)
+    logits = np.log(mixed) if single else np.log(mixed) - np.log1p(-mixed)
+    return np.asarray(logits, dtype=np.float32)
+
+
+def whole_clip_logits(
+    context: Context, prepared: Prepared, teacher: FoldTeacher, clips: Sequence[Clip], title: str
+) -> Float32 | None:
+    """What the teacher says of whole clips, `(n, classes)` in their order; None where the recipe does not ask."""
+    if teacher.view == "window":
+        return None
+    embedding, logits = embed_clips(context, prepared, teacher.base, clips, title)
+    return _head_logits(teacher.clip_head, embedding, logits)
 
 
 def fold_base(context: Context, prepared: Prepared, fold: int) -> Teacher:
@@ -178,7 +216,7 @@ def fold_plan(context: Context, prepared: Prepared, fold: int) -> LabelPlan:
         window=recipe.window,
         frontend=recipe.frontend,
         count=recipe.windows.count,
-        seed=recipe.seed,
+        seed=recipe.windows_seed,
     )
 
 
@@ -228,7 +266,7 @@ def adapt(context: Context, prepared: Prepared, teacher: Teacher, windows: Windo
     train, test = prepared.train_clips(fold), prepared.test_clips(fold)
     if teacher.labels == task.labels:  # its own logits answer the task
         _, test_logits = embed_clips(context, prepared, teacher, test, f"fold {fold}: teacher on test clips")
-        return _scored(teacher, None, test_logits, test, task)
+        return _scored(context, teacher, (None, None), test_logits, test, task)
     everyone = sorted(prepared.dataset.clips, key=lambda clip: clip.id)
     embedding, _ = embed_clips(context, prepared, teacher, everyone, "teacher on whole clips")
     row = {clip.id: number for number, clip in enumerate(everyone)}
@@ -242,7 +280,7 @@ def adapt(context: Context, prepared: Prepared, teacher: Teacher, windows: Windo
     window_head = fit_head(torch.cat([clip_part, window_part]), targets, task, c=c)
     with torch.no_grad():
         test_logits = clip_head(test_part).numpy()
-    return _scored(teacher, window_head, test_logits, test, task)
+    return _scored(context, teacher, (window_head, clip_head), test_logits, test, task)
 
 
 def _clean_windows(windows: WindowSet, task: TaskSpec) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,11 +311,16 @@ def _targets(clips: Sequence[Clip], task: TaskSpec) -> torch.Tensor:
 
 
 def _scored(
-    teacher: Teacher, head: LinearHead | None, logits: Float32, clips: Sequence[Clip], task: TaskSpec
+    context: Context,
+    teacher: Teacher,
+    heads: tuple[LinearHead | None, LinearHead | None],
+    logits: Float32,
+    clips: Sequence[Clip],
+    task: TaskSpec,
 ) -> FoldTeacher:
     tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
     probs = (tensor.softmax(1) if task.kind == "single_label" else tensor.sigmoid()).numpy()
-    return FoldTeacher(teacher, head, count_correct(probs, clips))
+    return FoldTeacher(teacher, task, *heads, context.recipe.teacher.view, count_correct(probs, clips))
 
 
 def count_correct(probs: Float32, clips: Sequence[Clip]) -> int:

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from edgeaudio_export.parity import ParityGate, engine_for, engine_name, measure_parity, require_parity, run_windows
+from edgeaudio_export.staged import chain_parity
 from torch import nn
 
-from edgeaudio.bundle import Artefact, Bundle, Manifest, with_manifest
-from edgeaudio.bundle.manifest import Metric, Parity
+from edgeaudio.bundle import Artefact, Bundle, Exits, Manifest, with_manifest
+from edgeaudio.bundle.manifest import Cost, Metric, Parity
 from edgeaudio.data.datasets import Clip, DecodeCache, clip_digest
 from edgeaudio.data.windows import Float32
 from edgeaudio.errors import ParityError
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.recipe import VerifySpec
-from edgeaudio.pipeline.training import TrainedStudent
+from edgeaudio.pipeline.training import ChainLink, TrainedStudent
 from edgeaudio.pipeline.workdir import StageResult
 from edgeaudio.runtime.classifier import Classifier
 from edgeaudio.runtime.selfcheck import check_bundle
@@ -49,7 +50,9 @@ class TestWindows:
         return np.stack([probs[a:b].mean(axis=0, dtype=np.float64) for a, b in pairs]).astype(np.float32)
 
 
-def verify_stage(context: Context, prepared: Prepared, trained: TrainedStudent, exported: StageResult) -> StageResult:
+def verify_stage(
+    context: Context, prepared: Prepared, trained: TrainedStudent, quantised: StageResult, exported: StageResult
+) -> StageResult:
     """Write `bundle.eab` with parity and metrics in its manifest, `predictions` in the stage's result.
 
     Raises:
@@ -62,6 +65,8 @@ def verify_stage(context: Context, prepared: Prepared, trained: TrainedStudent, 
         "weights": trained.weights_sha256,
         "clips": [clip_digest(clip) for clip in clips],
         "verify": recipe.verify.model_dump(mode="json"),
+        "chain": [link.name for link in trained.chain],
+        "rivals": quantised.outputs_digest if quantised.result["rivals"] else "",
     }
 
     def verify(folder: Path) -> dict[str, Any]:
@@ -72,7 +77,8 @@ def verify_stage(context: Context, prepared: Prepared, trained: TrainedStudent, 
         test = stream_windows(clips, cache, manifest.frontend, manifest.window)
         split = f"{prepared.dataset.name} test fold {trained.fold}"
         checked, predictions = _measure(context, bundle, trained.network, test, clips, split)
-        updated = manifest.model_copy(update={"artefacts": tuple(checked)})
+        exits, exit_results = _measure_exits(context, bundle, test, clips, split)
+        updated = manifest.model_copy(update={"artefacts": tuple(checked), "exits": exits})
         atomic_write(folder / "bundle.eab", with_manifest(bundle, Manifest.model_validate(updated.model_dump())))
         _require(checked, predictions, clips, recipe.verify)
         return {
@@ -80,6 +86,11 @@ def verify_stage(context: Context, prepared: Prepared, trained: TrainedStudent, 
             "clips": [clip.id for clip in clips],
             "labels": [list(clip.labels) for clip in clips],
             "predictions": predictions,
+            "chain": [
+                *(_chain_step(link, test, clips, manifest) for link in trained.chain),
+                *_rival_steps(quantised, trained, test, clips, manifest),
+            ],
+            "exits": exit_results,
             "artefacts": [artefact.model_dump(mode="json") for artefact in checked],
         }
 
@@ -108,9 +119,8 @@ def _measure(
     """(artefacts with parity and metrics, predicted class per clip for torch and each artefact)."""
     manifest = bundle.manifest
     gates = context.recipe.verify
-    with torch.no_grad():
-        torch_logits = torch.cat([network(chunk) for chunk in torch.split(torch.from_numpy(test.windows), 256)]).numpy()
-    predictions = {"torch-fp32": test.clip_means(_probs(torch_logits, manifest)).argmax(axis=1).tolist()}
+    torch_logits = _float_logits(network, test)
+    predictions = {"torch-fp32": _tops(torch_logits, test, manifest)}
     chosen = np.unique(np.linspace(0, len(test.windows) - 1, PARITY_WINDOWS).astype(int))
     checked = []
     int8_logits: dict[str, Float32] = {}
@@ -125,7 +135,7 @@ def _measure(
         probs = [classifier(waveform, classifier.sample_rate).probs for waveform in test.waveforms]
         predicted = [int(row.argmax()) for row in probs]
         predictions[artefact.name] = predicted
-        correct = sum(top in clip.labels for top, clip in zip(predicted, clips, strict=True))
+        correct = _correct(predicted, clips)
         metric = Metric(
             name="clip_accuracy",
             value=correct / len(clips),
@@ -138,6 +148,100 @@ def _measure(
         context.progress(f"verify {manifest.name}", number + 1, len(manifest.artefacts))
     _require_one_int8_model(int8_logits, _gate("int8", gates))
     return checked, predictions
+
+
+def _float_logits(network: nn.Module, test: TestWindows) -> Float32:
+    with torch.no_grad():
+        chunks = [network(chunk) for chunk in torch.from_numpy(test.windows).split(256)]  # type: ignore[no-untyped-call]
+    logits: Float32 = torch.cat(chunks).numpy()
+    return logits
+
+
+def _chain_step(link: ChainLink, test: TestWindows, clips: Sequence[Clip], manifest: Manifest) -> dict[str, Any]:
+    """What a network on the way to the shipped one answers, as `summary.ChainStep`."""
+    logits = _float_logits(link.network, test)
+    return _step(link.name, link.cost, None, _tops(logits, test, manifest), clips)
+
+
+def _rival_steps(
+    quantised: StageResult, trained: TrainedStudent, test: TestWindows, clips: Sequence[Clip], manifest: Manifest
+) -> list[dict[str, Any]]:
+    """What the int8 students answer that the shipped one is held against."""
+    steps = []
+    for name, rival in quantised.result["rivals"].items():
+        payload = quantised.output(rival["file"]).read_bytes()
+        logits = run_windows(engine_for(Artefact.model_validate(rival["entry"]), payload), test.windows)
+        steps.append(_step(name, trained.cost, len(payload), _tops(logits, test, manifest), clips))
+    return steps
+
+
+def _tops(logits: Float32, test: TestWindows, manifest: Manifest) -> list[int]:
+    """Window logits -> the top class of every clip."""
+    tops: list[int] = test.clip_means(_probs(logits, manifest)).argmax(axis=1).tolist()
+    return tops
+
+
+def _step(name: str, cost: Cost, size_bytes: int | None, tops: list[int], clips: Sequence[Clip]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "params": cost.params,
+        "macs_per_window": cost.macs_per_window,
+        "size_bytes": size_bytes,
+        "n_correct": _correct(tops, clips),
+        "predictions": tops,
+    }
+
+
+def _correct(tops: Sequence[int], clips: Sequence[Clip]) -> int:
+    return sum(top in clip.labels for top, clip in zip(tops, clips, strict=True))
+
+
+def _measure_exits(
+    context: Context, bundle: Bundle, test: TestWindows, clips: Sequence[Clip], split: str
+) -> tuple[Exits | None, list[dict[str, Any]]]:
+    """Every chain with its calibrated thresholds on the test clips: (exits with parity and metrics, results).
+
+    Raises:
+        ParityError: a chain's last stage answers otherwise than the whole artefact.
+    """
+    exits = bundle.manifest.exits
+    if exits is None:
+        return None, []
+    chosen = np.unique(np.linspace(0, len(test.windows) - 1, PARITY_WINDOWS).astype(int))
+    chains, results = [], []
+    for number, chain in enumerate(exits.chains):
+        first = chain.stages[0]
+        parity = chain_parity(bundle, chain, test.windows[chosen], _gate(first.precision, context.recipe.verify))
+        require_parity(f"{chain.name} in stages", parity)
+        classifier = Classifier(bundle, engine=engine_name(first.format), precision=first.precision, exits=True)
+        answers = [classifier(waveform, classifier.sample_rate) for waveform in test.waveforms]
+        tops = [int(answer.probs.argmax()) for answer in answers]
+        taken = np.concatenate([answer.window_exits for answer in answers if answer.window_exits is not None])
+        share = np.bincount(taken, minlength=len(chain.stages)) / len(taken)
+        correct = _correct(tops, clips)
+        metric = Metric(
+            name="clip_accuracy_with_exits",
+            value=correct / len(clips),
+            n_clips=len(clips),
+            n_correct=correct,
+            split=split,
+            seed=context.recipe.seed,
+        )
+        chains.append(chain.model_copy(update={"parity": parity, "metrics": (metric,)}))
+        results.append(
+            {
+                "name": chain.name,
+                "thresholds": list(chain.thresholds),
+                "share": share.tolist(),
+                "mean_macs": float(share @ np.array(exits.macs_to_exit)),
+                "worst_case_macs": exits.macs_to_exit[-1],
+                "size_bytes": chain.size_bytes,
+                "n_correct": correct,
+                "predictions": tops,
+            }
+        )
+        context.progress(f"verify exits of {bundle.manifest.name}", number + 1, len(exits.chains))
+    return exits.model_copy(update={"chains": tuple(chains)}), results
 
 
 def _require_one_int8_model(logits: dict[str, Float32], gate: ParityGate) -> None:
@@ -162,10 +266,7 @@ def _require(
     artefacts: Sequence[Artefact], predictions: dict[str, list[int]], clips: Sequence[Clip], gates: VerifySpec
 ) -> None:
     """Raise `ParityError` for the first artefact outside its gates."""
-    correct = {
-        name: sum(top in clip.labels for top, clip in zip(tops, clips, strict=True))
-        for name, tops in predictions.items()
-    }
+    correct = {name: _correct(tops, clips) for name, tops in predictions.items()}
     allowed = gates.int8_max_clips_lost * max(1, round(len(clips) / CLIPS_PER_GATE))
     for artefact in artefacts:
         parity = artefact.parity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -13,20 +14,23 @@ from edgeaudio.audio.resample import resample
 from edgeaudio.audio.source import SourceStats, scrub
 from edgeaudio.bundle import Bundle
 from edgeaudio.catalog import resolve
-from edgeaudio.errors import SampleRateError, ShapeError
+from edgeaudio.errors import ConfigError, SampleRateError, ShapeError
+from edgeaudio.runtime.cascade import Cascade
+from edgeaudio.runtime.confidence import to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32
 from edgeaudio.runtime.windows import WindowStream
-from edgeaudio.spec import LabelSet
+from edgeaudio.spec import DecisionSpec, LabelSet
 
 # Long chunks are scored piece by piece, so that the log-mel windows of a whole day are never held at once.
 _PIECE_SAMPLES = 65_536
 
 
 class ScoredWindow(NamedTuple):
-    """Probabilities `(classes,)` of the window that starts at `position_samples`."""
+    """Probabilities `(classes,)` of the window that starts at `position_samples`; `exit` as in `ClipResult`."""
 
     position_samples: int
     probs: Float32
+    exit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class ClipResult:
 
     probs: `(classes,)`, mean over windows. label: the most probable. window_probs: `(windows, classes)`.
     window_starts_s: `(windows,)` float64. nan_samples: samples that were not finite and taken as 0.
+    window_exits: `(windows,)`, the exit that answered (the last number is the final head); None without exits.
     """
 
     labels: LabelSet
@@ -42,6 +47,7 @@ class ClipResult:
     window_probs: Float32
     window_starts_s: NDArray[np.float64]
     nan_samples: int
+    window_exits: NDArray[np.int64] | None = None
 
     @property
     def label(self) -> str:
@@ -60,26 +66,56 @@ class Classifier:
     One instance per thread. `engine_info` says which library runs and where.
     """
 
-    def __init__(self, bundle: Bundle, *, engine: str = "onnx", precision: str = "fp32", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        engine: str = "onnx",
+        precision: str = "fp32",
+        threads: int = 1,
+        exits: bool = False,
+        thresholds: Sequence[float | None] | None = None,
+    ) -> None:
         """Build the engine; never another one than asked for.
 
         Args:
             engine: a name of `edgeaudio list engines`. precision: "fp32" or "int8".
+            exits: run the bundle's stages one by one and stop where one is sure, instead of the whole artefact.
+            thresholds: of the exits, instead of the bundle's own (see `Cascade`).
         Raises:
-            ConfigError: unknown engine, or the bundle has no artefact for it in that precision.
+            ConfigError: unknown engine, the bundle has no artefact (or no stages) for it in that precision, or
+                thresholds without exits.
             UnsupportedError: the engine's library is not installed; the message says what to install.
             BundleError: the artefact is not what the manifest says.
         """
         engine_class = resolve("engines", engine)
         self.bundle = bundle
         self.artefact = bundle.manifest.artefact(engine_class.format, precision)
-        self._engine = cast(Engine, engine_class(self.artefact, bundle.payload(self.artefact), threads=threads))
-        self._to_probs = softmax if bundle.manifest.task.kind == "single_label" else sigmoid
+        if thresholds is not None and not exits:
+            raise ConfigError("exit thresholds were given without exits; ask for exits=True")
+        self._kind = bundle.manifest.task.kind
+        self._runner: Engine | Cascade
+        if exits:
+            self._runner = Cascade.of_bundle(
+                bundle, engine=engine, precision=precision, threads=threads, thresholds=thresholds
+            )
+        else:
+            self._runner = cast(Engine, engine_class(self.artefact, bundle.payload(self.artefact), threads=threads))
 
     @classmethod
-    def load(cls, path: Path | str, *, engine: str = "onnx", precision: str = "fp32", threads: int = 1) -> Self:
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        engine: str = "onnx",
+        precision: str = "fp32",
+        threads: int = 1,
+        exits: bool = False,
+        thresholds: Sequence[float | None] | None = None,
+    ) -> Self:
         """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor."""
-        return cls(Bundle.read(path), engine=engine, precision=precision, threads=threads)
+        bundle = Bundle.read(path)
+        return cls(bundle, engine=engine, precision=precision, threads=threads, exits=exits, thresholds=thresholds)
 
     @property
     def labels(self) -> LabelSet:
@@ -94,11 +130,28 @@ class Classifier:
     @property
     def engine_info(self) -> dict[str, str]:
         """Library, version and provider or delegate in use."""
-        return self._engine.info
+        return self._runner.info
 
     def window_probs(self, log_mel: Float32) -> Float32:
         """`(frames, n_mels)` float32 -> `(classes,)` float32 probabilities."""
-        return self._to_probs(self._engine.run(log_mel))
+        return self.score(log_mel)[0]
+
+    @property
+    def decision(self) -> DecisionSpec:
+        """How a stream of this artefact's probabilities becomes events: its own thresholds, or the bundle's."""
+        return self.artefact.decision or self.bundle.manifest.decision
+
+    @property
+    def n_exits(self) -> int:
+        """Exits that a window may stop at, the final one included; 0 without exits."""
+        return self._runner.n_exits if isinstance(self._runner, Cascade) else 0
+
+    def score(self, log_mel: Float32) -> tuple[Float32, int | None]:
+        """As `window_probs`, and the exit that answered; None without exits."""
+        if isinstance(self._runner, Cascade):
+            answer = self._runner.run(log_mel)
+            return answer.probs, answer.exit
+        return to_probs(self._runner.run(log_mel), self._kind), None
 
     def __call__(self, waveform: NDArray[Any], sample_rate: int) -> ClipResult:
         """Classify a clip.
@@ -128,6 +181,7 @@ class Classifier:
             window_probs=window_probs,
             window_starts_s=positions / self.sample_rate,
             nan_samples=stats.nan_samples,
+            window_exits=np.array([window.exit for window in scored], np.int64) if self.n_exits else None,
         )
 
 
@@ -150,7 +204,7 @@ class ProbsStream:
         """Take clean `(samples,)` float32 of any length and score the windows it completes."""
         self._fed_samples += len(chunk)
         return [
-            ScoredWindow(window.position_samples, self._classifier.window_probs(window.log_mel))
+            ScoredWindow(window.position_samples, *self._classifier.score(window.log_mel))
             for at in range(0, len(chunk), _PIECE_SAMPLES)
             for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES])
         ]
@@ -175,16 +229,3 @@ def clean_chunk(chunk: NDArray[Any], stats: SourceStats) -> Float32:
         with np.errstate(over="ignore"):  # A float64 beyond float32 becomes infinite and is scrubbed.
             chunk = chunk.astype(np.float32)
     return scrub(chunk, stats)
-
-
-def softmax(logits: Float32) -> Float32:
-    """`(classes,)` -> probabilities that sum to 1."""
-    powers = np.exp(logits - logits.max())
-    probs: Float32 = powers / powers.sum()
-    return probs
-
-
-def sigmoid(logits: Float32) -> Float32:
-    """`(classes,)` -> independent probabilities, without overflow."""
-    powers: Float32 = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, powers).astype(np.float32) / (powers + 1)

@@ -24,7 +24,8 @@ class Event:
 
     start_sample: first sample of the window whose score reached `threshold_on`.
     end_sample: first sample of the window whose score fell below `threshold_off`; None in a `start`.
-    score: largest smoothed score so far.
+    score: largest smoothed score so far. exit: with early exits, the one that answered the window which decided
+    this event (not for an end that no window but the end of the stream decided).
     """
 
     kind: Literal["start", "end"]
@@ -33,6 +34,7 @@ class Event:
     start_sample: int
     end_sample: int | None
     sample_rate: int
+    exit: int | None = None
 
     @property
     def t_start_s(self) -> float:
@@ -54,6 +56,7 @@ class Event:
             "t_end_s": self.t_end_s,
             "start_sample": self.start_sample,
             "end_sample": self.end_sample,
+            "exit": self.exit,
         }
         return json.dumps({name: value for name, value in fields.items() if value is not None}, ensure_ascii=False)
 

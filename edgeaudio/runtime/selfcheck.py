@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeaudio.bundle import Artefact, Bundle
+from edgeaudio.bundle import Bundle, ExitChain, ModelFile
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ParityError, UnsupportedError, VerificationError
 from edgeaudio.frontend.reference import PARITY_GATE_LN, parity_gap_ln
 from edgeaudio.frontend.stream import FrontendStream
+from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.engines.base import Engine, Float32
 
 # Bound on |logit - golden logit|. float32: other CPUs order their sums differently.
@@ -25,7 +26,7 @@ LOGIT_TOLERANCE_INT8_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class CheckItem:
-    """One replay: `subject` ("frontend" or an artefact) on `engine`.
+    """One replay: `subject` ("frontend", an artefact or a stage of a chain) on `engine`.
 
     figure: largest difference to the golden vectors; gate: its bound; both in `unit`. None when not run.
     """
@@ -86,7 +87,7 @@ class CheckReport:
 
 
 def check_bundle(bundle: Bundle, engines: Iterable[str] | None = None) -> CheckReport:
-    """Replay the golden vectors through the numpy front-end and each artefact on each engine of its format.
+    """Replay the golden vectors through the numpy front-end and each artefact and chain on each engine of its format.
 
     Args:
         engines: names of `edgeaudio list engines`; None is all of them.
@@ -100,9 +101,19 @@ def check_bundle(bundle: Bundle, engines: Iterable[str] | None = None) -> CheckR
         able = {name: engine for name, engine in classes.items() if engine.format == artefact.format}
         items += [_check_artefact(bundle, artefact, name, engine) for name, engine in able.items()]
         if not able:
-            reason = f"none of the engines {names} runs {artefact.format}"
-            items.append(CheckItem(artefact.name, "(none)", "not run", reason=reason))
+            items.append(_no_engine(artefact.name, artefact.format, names))
+    for chain in bundle.manifest.exits.chains if bundle.manifest.exits else ():
+        format = chain.stages[0].format
+        fitting = [name for name, engine in classes.items() if engine.format == format]
+        for name in fitting:
+            items += _check_chain(bundle, chain, name)
+        if not fitting:
+            items.append(_no_engine(f"stages of {chain.name}", format, names))
     return CheckReport(bundle.manifest.name, bundle.sha256, tuple(items))
+
+
+def _no_engine(subject: str, format: str, names: list[str]) -> CheckItem:
+    return CheckItem(subject, "(none)", "not run", reason=f"none of the engines {names} runs {format}")
 
 
 def _check_frontend(bundle: Bundle) -> CheckItem:
@@ -116,8 +127,7 @@ def _check_frontend(bundle: Bundle) -> CheckItem:
     return CheckItem("frontend", "numpy", status, "ln", gap_ln, PARITY_GATE_LN)
 
 
-def _check_artefact(bundle: Bundle, artefact: Artefact, name: str, engine_class: Any) -> CheckItem:
-    golden = bundle.golden.logits[artefact.name]
+def _check_artefact(bundle: Bundle, artefact: ModelFile, name: str, engine_class: Any) -> CheckItem:
     try:
         engine: Engine = engine_class(artefact, bundle.payload(artefact), threads=1)
         logits = np.stack([engine.run(log_mel) for log_mel in bundle.golden.log_mel])
@@ -125,6 +135,23 @@ def _check_artefact(bundle: Bundle, artefact: Artefact, name: str, engine_class:
         return CheckItem(artefact.name, name, "not run", reason=str(error))
     except VerificationError as error:
         return CheckItem(artefact.name, name, "failed", reason=str(error))
+    return _compare(artefact, name, logits, bundle.golden.logits[artefact.name])
+
+
+def _check_chain(bundle: Bundle, chain: ExitChain, name: str) -> list[CheckItem]:
+    """One item per stage: each takes what the stage before left here, as on a device."""
+    try:
+        cascade = Cascade.of_bundle(bundle, engine=name, precision=chain.stages[0].precision)
+        logits = cascade.logits(bundle.golden.log_mel)
+    except UnsupportedError as error:
+        return [CheckItem(f"stages of {chain.name}", name, "not run", reason=str(error))]
+    except VerificationError as error:
+        return [CheckItem(f"stages of {chain.name}", name, "failed", reason=str(error))]
+    golden = bundle.golden.logits
+    return [_compare(stage, name, logits[stage.stage], golden[stage.name]) for stage in chain.stages]
+
+
+def _compare(artefact: ModelFile, name: str, logits: Float32, golden: Float32) -> CheckItem:
     gate = logit_tolerance(artefact, golden)
     figure = float(np.abs(logits - golden).max())
     same_top = logits.argmax(axis=1) == golden.argmax(axis=1)
@@ -143,7 +170,7 @@ def _check_artefact(bundle: Bundle, artefact: Artefact, name: str, engine_class:
     )
 
 
-def logit_tolerance(artefact: Artefact, golden: Float32) -> float:
+def logit_tolerance(artefact: ModelFile, golden: Float32) -> float:
     """Largest |difference| in logits that `artefact` may show against its golden logits `(n, classes)`."""
     if artefact.precision == "fp32":
         return LOGIT_TOLERANCE_FP32

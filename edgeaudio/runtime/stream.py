@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ from edgeaudio.spec import DecisionSpec
 
 @dataclass(frozen=True)
 class StreamStats:
-    """Health counters since `reset()`. Samples are counted as they come in, before resampling."""
+    """Health counters since `reset()`. Samples are counted as they come in, before resampling.
+
+    exit_counts: windows that stopped at each exit, the final one last; empty without exits.
+    """
 
     samples_in: int
     hops: int
@@ -27,6 +30,7 @@ class StreamStats:
     clipped_samples: int
     gaps: int
     dropped_samples: int
+    exit_counts: tuple[int, ...] = ()
 
     @property
     def clipped_fraction(self) -> float:
@@ -52,7 +56,7 @@ class StreamClassifier:
         """Set up a stream.
 
         Args:
-            decision: instead of the bundle's own.
+            decision: instead of the artefact's or the bundle's own.
             sample_rate: of the chunks; they are resampled where it is not the bundle's. None: the bundle's.
             start_sample: position of the first sample, at the bundle's rate, like all positions in events.
         Raises:
@@ -60,13 +64,14 @@ class StreamClassifier:
         """
         manifest = classifier.bundle.manifest
         self._rules = DecisionRules(
-            spec=decision or manifest.decision,
+            spec=decision or classifier.decision,
             labels=classifier.labels.names,
             sample_rate=classifier.sample_rate,
             hop_samples=manifest.window.hop_samples(manifest.frontend),
         )
         self._resampler = StreamResampler(sample_rate or classifier.sample_rate, classifier.sample_rate)
         self._probs = ProbsStream(classifier)
+        self._n_exits = classifier.n_exits
         self._start_sample = start_sample
         self._state = DecisionState.initial(len(self._rules.labels))
         self._flushed = False
@@ -78,6 +83,7 @@ class StreamClassifier:
         self._begin(self._start_sample)
         self._source = SourceStats()
         self._samples_in = self._hops = self._gaps = self._dropped_samples = 0
+        self._exit_counts = [0] * self._n_exits
 
     def feed(self, chunk: NDArray[Any]) -> list[Event]:
         """Take the next `(samples,)` float32 or float64 in [-1, 1], of any length, and return what happened.
@@ -127,6 +133,7 @@ class StreamClassifier:
             clipped_samples=self._source.clipped_samples,
             gaps=self._gaps,
             dropped_samples=self._dropped_samples,
+            exit_counts=tuple(self._exit_counts),
         )
 
     def _begin(self, start_sample: int) -> None:
@@ -139,8 +146,11 @@ class StreamClassifier:
 
     def _decide(self, scored: list[ScoredWindow]) -> list[Event]:
         events: list[Event] = []
-        for position_samples, probs in scored:
+        for position_samples, probs, exit_taken in scored:
             new, self._state = decision.step(probs, position_samples, self._state, self._rules)
+            if exit_taken is not None:
+                self._exit_counts[exit_taken] += 1
+                new = [replace(event, exit=exit_taken) for event in new]
             events += new
         self._hops += len(scored)
         return events

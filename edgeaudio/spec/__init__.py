@@ -2,12 +2,15 @@
 
 from edgeaudio.spec.base import Spec, canonical_json, digest_json
 from edgeaudio.spec.decision import DecisionSpec
+from edgeaudio.spec.exits import ExitCalibration, ExitSpec
 from edgeaudio.spec.frontend import FrontendSpec
 from edgeaudio.spec.task import LabelSet, TaskSpec
 from edgeaudio.spec.window import WindowSpec
 
 __all__ = [
     "DecisionSpec",
+    "ExitCalibration",
+    "ExitSpec",
     "FrontendSpec",
     "LabelSet",
     "Spec",

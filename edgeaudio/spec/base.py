@@ -39,6 +39,13 @@ class Spec(BaseModel):
         """SHA-256 (hex) over the canonical JSON of all fields; equal specs have equal digests."""
         return digest_json(self.model_dump(mode="json"))
 
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as JSON values: what a stage depends on.
+
+        A field added later, with a default that means "as before", so leaves finished stages valid.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True)
+
     @classmethod
     def parse(cls, value: Any, *, source: str) -> Self:
         """Validate `value`; `source` (a file name) leads the message of a `ConfigError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgeaudio.bundle.manifest import Cost
 from edgeaudio.errors import ConfigError
@@ -12,27 +13,16 @@ from edgeaudio.students.base import Student
 
 
 def count_macs(model: nn.Module, log_mel: torch.Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one forward pass of `log_mel`."""
-    macs = 0
-
-    def record(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal macs
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        # Every output value takes one product per weight of its filter.
-        macs += output.numel() * weight[0].numel()
-
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(record) for layer in layers]
+    """Multiply-accumulates of convolutions, linear layers and matrix products for one forward pass of `log_mel`."""
     was_training = model.training
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(log_mel)
     finally:
         model.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    # It counts a product and its addition as two.
+    macs: int = counter.get_total_flops() // 2
     return macs
 
 

@@ -58,6 +58,8 @@ class DSCNN(nn.Module):
         width: the size dial; about 6 k parameters at 8, 80 k at 32, 500 k at 84.
         time_stride: frames per output step, 2 or 4; 4 halves the cost and widens the receptive field.
         dropout: on the embedding, in training only.
+        blocks: separable blocks of the three stages.
+        embedding: channels of the embedding; none is 6 x width.
     Raises:
         ConfigError: a size the family does not have.
     """
@@ -65,7 +67,15 @@ class DSCNN(nn.Module):
     streamable = True
 
     def __init__(
-        self, n_classes: int, n_mels: int = 64, width: int = 32, time_stride: int = 4, dropout: float = 0.1
+        self,
+        n_classes: int,
+        n_mels: int = 64,
+        width: int = 32,
+        time_stride: int = 4,
+        dropout: float = 0.1,
+        *,
+        blocks: tuple[int, int, int] = STAGE_BLOCKS,
+        embedding: int | None = None,
     ) -> None:
         super().__init__()
         if not 4 <= width <= 128 or width % 2:
@@ -76,22 +86,25 @@ class DSCNN(nn.Module):
             raise ConfigError(
                 f"frontend.n_mels is {n_mels}; dscnn halves frequency four times, wanted a multiple of 16"
             )
-        stem, *stage_channels, embedding = (int(width * factor) for factor in CHANNEL_FACTORS)
+        if min(blocks) < 1:
+            raise ConfigError(f"student.blocks is {list(blocks)}; every stage needs a block, which halves frequency")
+        stem, *stage_channels, usual = (int(width * factor) for factor in CHANNEL_FACTORS)
+        embedding = embedding or usual
         self.stem = nn.Sequential(conv_bn(1, stem, (TIME_KERNEL, 3), stride=(2, 2), padding=(0, 1)), nn.ReLU())
         self.stages = nn.ModuleList()
         frames, step = TIME_KERNEL, 2
         channels = stem
-        for index, (n_blocks, channels_out) in enumerate(zip(STAGE_BLOCKS, stage_channels, strict=True)):
-            blocks = []
+        for index, (n_blocks, channels_out) in enumerate(zip(blocks, stage_channels, strict=True)):
+            separable: list[nn.Module] = []
             for block in range(n_blocks):
                 stride = (1, 1)
                 if block == 0:
                     stride = (2 if index == 1 and time_stride == 4 else 1, 2)
-                blocks.append(SeparableBlock(channels, channels_out, stride))
+                separable.append(SeparableBlock(channels, channels_out, stride))
                 frames += (TIME_KERNEL - 1) * step
                 step *= stride[0]
                 channels = channels_out
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(nn.Sequential(*separable))
         self.collapse = nn.Sequential(
             conv_bn(channels, channels, (1, n_mels // 16), groups=channels),
             conv_bn(channels, embedding, (1, 1)),
@@ -107,7 +120,15 @@ class DSCNN(nn.Module):
     @classmethod
     def build(cls, spec: DSCNNSpec, n_classes: int, *, n_mels: int, frames: int) -> DSCNN:
         """See `Student.build`; any window of at least the receptive field will do."""
-        return cls(n_classes, n_mels, width=spec.width, time_stride=spec.time_stride, dropout=spec.dropout)
+        return cls(
+            n_classes,
+            n_mels,
+            spec.width,
+            spec.time_stride,
+            spec.dropout,
+            blocks=spec.blocks,
+            embedding=spec.embedding,
+        )
 
     def sections(self) -> list[nn.Module]:
         """Stem and first stage, the other stages, and what makes the embedding; see `Student.sections`."""

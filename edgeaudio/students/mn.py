@@ -1,4 +1,4 @@
-"""MN: the first blocks of the mn04 teacher, made streamable, with the teacher's own AudioSet weights to start from.
+"""MN: the first blocks of the mn04 teacher, made streamable; `teachers.inherit` gives them its AudioSet weights.
 
 Against `teachers.mn04`: time comes first and is never padded, later strides and the wide kernels act on frequency
 alone where the spec says so, hard-swish becomes ReLU, and squeeze-excite either looks at a trailing mean or becomes
@@ -7,25 +7,15 @@ a constant gate inside the weights (int8 kernels fuse neither hard-swish nor gat
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from edgeaudio.errors import ConfigError
-from edgeaudio.spec import FrontendSpec
 from edgeaudio.students.base import ImageInput, MeanPool
+from edgeaudio.students.mn_blocks import BLOCKS, STEM_CHANNELS, BlockShape
 from edgeaudio.students.spec import MNSpec
-from edgeaudio.teachers.mn04 import (
-    BLOCKS,
-    MN04,
-    MN04_FRONTEND,
-    STEM_CHANNELS,
-    BlockShape,
-    InvertedResidual,
-    SqueezeExcite,
-)
 
 _BN_EPS = 1e-3
 # mn04 looks at 128 bands and halves them in its stem; students with at most 64 leave that out.
@@ -134,10 +124,11 @@ class MN(nn.Module):
         self.stem = nn.Sequential(conv_bn(1, STEM_CHANNELS, stem), later())
         self.blocks = nn.ModuleList()
         frames, step = stem.time, stem.time_stride
-        for shape in kept:
+        for number, shape in enumerate(kept):
             time_stride = 2 if shape.stride == 2 and strides_left > 0 else 1
             strides_left -= time_stride - 1
-            kernel = Kernel(min(shape.kernel, spec.time_kernel), shape.kernel, time_stride, shape.stride)
+            time_kernel = min(shape.kernel, spec.time_kernel) if number < spec.pointwise_from else 1
+            kernel = Kernel(time_kernel, shape.kernel, time_stride, shape.stride)
             activation = later if shape.activation is nn.Hardswish else nn.ReLU
             block = MNBlock(shape, kernel, activation, spec.squeeze_steps)
             self.blocks.append(block)
@@ -164,6 +155,14 @@ class MN(nn.Module):
         kept = BLOCKS[: self.spec.blocks]
         return [number for number, shape in enumerate(kept) if shape.stride == 2 and number] + [len(kept)]
 
+    def train(self, mode: bool = True) -> MN:
+        """As `nn.Module.train`; frozen blocks keep their weights and their batch-norm statistics."""
+        super().train(mode)
+        if self.spec.frozen:
+            for part in (self.stem, *list(self.blocks)[: self.spec.frozen]):
+                part.eval().requires_grad_(False)
+        return self
+
     def sections(self) -> list[nn.Module]:
         """Blocks between two halvings of frequency, and what makes the embedding; see `Student.sections`."""
         ends = self._section_ends()
@@ -189,69 +188,3 @@ class MN(nn.Module):
         """`(batch, frames, n_mels)` -> logits `(batch, n_classes)`."""
         logits: torch.Tensor = self.head(self.dropout(self.forward_features(log_mel)))
         return logits
-
-    @torch.no_grad()
-    def start_from(self, teacher: MN04, frontend: FrontendSpec) -> None:
-        """Copy the teacher's stem and kept blocks; what it has not (the last convolution, the head) stays as it is.
-
-        `frontend` is the student's: its units are brought to the teacher's inside the stem.
-        """
-        stem = cast(nn.Sequential, teacher.features[0])
-        _copy_conv_bn(self.stem[0], stem)
-        _rescale_input(self.stem[0], frontend)
-        for block, source in zip(self.blocks, list(teacher.features)[1:], strict=False):
-            _copy_block(cast(MNBlock, block), cast(InvertedResidual, source))
-
-
-def _conv_and_norm(layers: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    conv, norm, *_activation = cast(nn.Sequential, layers)
-    return cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm)
-
-
-def _rescale_input(layers: nn.Module, frontend: FrontendSpec) -> None:
-    """Let a stem made for the teacher's log-mel units take the student's: `(ln(power) + offset) * scale` each."""
-    conv, norm = _conv_and_norm(layers)
-    assert norm.running_mean is not None
-    shift = MN04_FRONTEND.scale * (MN04_FRONTEND.offset - frontend.offset)
-    norm.running_mean -= shift * conv.weight.sum(dim=(1, 2, 3))
-    conv.weight *= MN04_FRONTEND.scale / frontend.scale
-
-
-def _copy_conv_bn(target: nn.Module, source: nn.Module) -> None:
-    conv, norm = _conv_and_norm(target)
-    source_conv, source_norm = _conv_and_norm(source)
-    weight = source_conv.weight.transpose(2, 3)  # the teacher's images are (frequency, time)
-    surplus = (weight.shape[2] - conv.weight.shape[2]) // 2
-    conv.weight.copy_(weight[:, :, surplus : weight.shape[2] - surplus])
-    norm.load_state_dict(source_norm.state_dict())
-
-
-def _copy_block(block: MNBlock, source: InvertedResidual) -> None:
-    layers = list(source.block)
-    if isinstance(block.expand, nn.Sequential):
-        _copy_conv_bn(block.expand[0], layers.pop(0))
-    depthwise = layers.pop(0)
-    _copy_conv_bn(block.depthwise[0], depthwise)
-    _copy_conv_bn(block.project, layers.pop())
-    if not layers:
-        return
-    squeeze = cast(SqueezeExcite, cast(nn.ModuleList, layers[0].conc_se_layers)[0])
-    if isinstance(block.gate, TrailingSqueezeExcite):
-        for linear, conv in ((squeeze.fc1, block.gate.fc1), (squeeze.fc2, block.gate.fc2)):
-            conv.weight.copy_(linear.weight[:, :, None, None])
-            conv.load_state_dict({"weight": conv.weight, "bias": linear.bias})
-    else:
-        project, _norm = _conv_and_norm(block.project)
-        project.weight *= _expected_gate(squeeze, _conv_and_norm(depthwise)[1])[None, :, None, None]
-
-
-def _expected_gate(squeeze: SqueezeExcite, norm: nn.BatchNorm2d) -> torch.Tensor:
-    """The gate at the mean activation that the batch norm before it promises, `(channels,)`.
-
-    A normalised channel is about N(bias, weight**2), and the mean of its ReLU has a closed form.
-    """
-    mean, deviation = norm.bias, norm.weight.abs().clamp_min(1e-6)
-    z = mean / deviation
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    expected = deviation * density + mean * torch.special.ndtr(z)
-    return torch.sigmoid(squeeze.fc2(torch.relu(squeeze.fc1(expected))))

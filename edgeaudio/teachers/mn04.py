@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 from edgeaudio.errors import ShapeError
 from edgeaudio.spec import FrontendSpec, LabelSet, digest_json
 from edgeaudio.students.frontend import LogMel
+from edgeaudio.students.mn_blocks import BLOCKS, STEM_CHANNELS, BlockShape
 from edgeaudio.teachers.audioset import N_CLASSES, audioset_labels
 from edgeaudio.teachers.weights import (
     Progress,
@@ -51,39 +52,6 @@ HIDDEN_DIM = 512
 DROPOUT = 0.2
 # Part of the teacher's digest: raise it when the code below changes what the same weights compute.
 CODE_REVISION = 1
-
-
-class BlockShape(NamedTuple):
-    """One row of the network table; `squeeze` 0 means no squeeze-and-excitation."""
-
-    kernel: int
-    in_channels: int
-    expanded: int
-    out_channels: int
-    squeeze: int
-    activation: type[nn.Module]
-    stride: int
-
-
-_RE, _HS = nn.ReLU, nn.Hardswish
-STEM_CHANNELS = 8
-BLOCKS = (
-    BlockShape(3, 8, 8, 8, 0, _RE, 1),
-    BlockShape(3, 8, 24, 16, 0, _RE, 2),
-    BlockShape(3, 16, 32, 16, 0, _RE, 1),
-    BlockShape(5, 16, 32, 16, 8, _RE, 2),
-    BlockShape(5, 16, 48, 16, 16, _RE, 1),
-    BlockShape(5, 16, 48, 16, 16, _RE, 1),
-    BlockShape(3, 16, 96, 32, 0, _HS, 2),
-    BlockShape(3, 32, 80, 32, 0, _HS, 1),
-    BlockShape(3, 32, 72, 32, 0, _HS, 1),
-    BlockShape(3, 32, 72, 32, 0, _HS, 1),
-    BlockShape(3, 32, 192, 48, 48, _HS, 1),
-    BlockShape(3, 48, 272, 48, 72, _HS, 1),
-    BlockShape(5, 48, 272, 64, 72, _HS, 2),
-    BlockShape(5, 64, 384, 64, 96, _HS, 1),
-    BlockShape(5, 64, 384, 64, 96, _HS, 1),
-)
 
 
 def conv_norm(
@@ -168,9 +136,9 @@ class MN04(nn.Module):
         super().__init__()
         last = BLOCKS[-1].out_channels
         self.features = nn.Sequential(
-            conv_norm(1, STEM_CHANNELS, 3, stride=2, activation=_HS),
+            conv_norm(1, STEM_CHANNELS, 3, stride=2, activation=nn.Hardswish),
             *(InvertedResidual(shape) for shape in BLOCKS),
-            conv_norm(last, EMBEDDING_DIM, 1, activation=_HS),
+            conv_norm(last, EMBEDDING_DIM, 1, activation=nn.Hardswish),
         )
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),

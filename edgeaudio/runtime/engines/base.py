@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.bundle.manifest import Artefact
+from edgeaudio.bundle.manifest import ModelFile
 
 Float32 = NDArray[np.float32]
+#: What one stage leaves for the next, in the model file's own dtype.
+Hidden = NDArray[Any]
 
 
 class Engine(Protocol):
-    """Runs one windowed artefact. Built from verified bytes, never from a path."""
+    """Runs one artefact, or one stage of an early-exit chain. Built from verified bytes, never from a path."""
 
     #: Artefact format that this engine runs ("onnx", "tflite").
     format: str
 
-    def __init__(self, artefact: Artefact, payload: bytes, *, threads: int = 1) -> None: ...
+    def __init__(self, artefact: ModelFile, payload: bytes, *, threads: int = 1) -> None: ...
 
     def run(self, log_mel: Float32) -> Float32:
         """`(frames, n_mels)` float32 -> `(classes,)` float32 logits, freshly allocated.
 
         Quantised inputs and outputs are converted here; the caller never sees int8.
+        """
+        ...
+
+    def run_stage(self, values: Float32 | Hidden) -> tuple[Hidden | None, Float32]:
+        """One stage: (what the next one takes, None from the last; logits `(classes,)` float32).
+
+        Args:
+            values: for stage 0 a log-mel as for `run`, else what the stage before gave, untouched: a quantised
+                hidden tensor stays quantised.
         """
         ...
 

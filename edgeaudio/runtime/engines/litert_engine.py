@@ -8,10 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from edgeaudio.bundle.manifest import Artefact, TensorInfo
+from edgeaudio.bundle.manifest import ModelFile, TensorInfo
 from edgeaudio.errors import BundleError, ConfigError, UnsupportedError, VerificationError
-from edgeaudio.runtime.engines.base import Float32
-from edgeaudio.runtime.engines.tensors import check_log_mel, check_logits, check_tensor, dequantise, quantise
+from edgeaudio.runtime.engines.base import Float32, Hidden
+from edgeaudio.runtime.engines.tensors import (
+    check_hidden,
+    check_log_mel,
+    check_logits,
+    check_tensor,
+    dequantise,
+    quantise,
+    takes_hidden,
+)
 
 # Same interpreter, two packages; the first that is installed runs and is named in `info`.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
@@ -24,7 +32,7 @@ class LiteRTEngine:
 
     format = "tflite"
 
-    def __init__(self, artefact: Artefact, payload: bytes, *, threads: int = 1) -> None:
+    def __init__(self, artefact: ModelFile, payload: bytes, *, threads: int = 1) -> None:
         """Build the interpreter from verified bytes.
 
         Raises:
@@ -41,21 +49,33 @@ class LiteRTEngine:
         _check_all("input", inputs, (artefact.input,), artefact)
         _check_all("output", outputs, artefact.outputs, artefact)
         self._input, self._output = inputs[0], outputs[-1]
+        self._hidden = outputs[0] if len(outputs) > 1 else None
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
-        window: np.ndarray[Any, Any] = check_log_mel(log_mel, self._artefact)
-        if self._input["dtype"] == np.int8:
-            window = quantise(window, *self._input["quantization"])
-        self._interpreter.set_tensor(self._input["index"], window)
+        return self._forward(self._window(log_mel))[1]
+
+    def run_stage(self, values: Float32 | Hidden) -> tuple[Hidden | None, Float32]:
+        """See `Engine.run_stage`."""
+        given = check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
+        return self._forward(given)
+
+    def _window(self, log_mel: Float32) -> Hidden:
+        window = check_log_mel(log_mel, self._artefact)
+        return quantise(window, *self._input["quantization"]) if self._input["dtype"] == np.int8 else window
+
+    def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
+        self._interpreter.set_tensor(self._input["index"], given)
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise VerificationError(f"{self._artefact.path}: LiteRT failed to run it: {error!s:.300}") from error
-        logits = self._interpreter.get_tensor(self._output["index"])  # A copy, not a view of the arena.
+        # get_tensor gives a copy, not a view of the arena.
+        hidden = None if self._hidden is None else self._interpreter.get_tensor(self._hidden["index"])
+        logits = self._interpreter.get_tensor(self._output["index"])
         if self._output["dtype"] == np.int8:
             logits = dequantise(logits, *self._output["quantization"])
-        return check_logits(logits, self._artefact)
+        return hidden, check_logits(logits, self._artefact)
 
     @property
     def info(self) -> dict[str, str]:
@@ -69,7 +89,7 @@ class LiteRTEngine:
         }
 
 
-def _library(artefact: Artefact) -> tuple[str, Any]:
+def _library(artefact: ModelFile) -> tuple[str, Any]:
     for package, module in _PACKAGES.items():
         try:
             return package, importlib.import_module(module)
@@ -82,7 +102,7 @@ def _library(artefact: Artefact) -> tuple[str, Any]:
     )
 
 
-def _interpreter(library: Any, artefact: Artefact, payload: bytes, threads: int) -> Any:
+def _interpreter(library: Any, artefact: ModelFile, payload: bytes, threads: int) -> Any:
     try:
         interpreter = library.Interpreter(model_content=payload, num_threads=threads)
         interpreter.allocate_tensors()
@@ -94,7 +114,7 @@ def _interpreter(library: Any, artefact: Artefact, payload: bytes, threads: int)
     return interpreter
 
 
-def _check_all(role: str, given: list[dict[str, Any]], wanted: tuple[TensorInfo, ...], artefact: Artefact) -> None:
+def _check_all(role: str, given: list[dict[str, Any]], wanted: tuple[TensorInfo, ...], artefact: ModelFile) -> None:
     # Names are the converter's own ("serving_default_args_0:0") and say nothing: position counts.
     if len(given) != len(wanted):
         raise BundleError(f"{artefact.path}: the model has {len(given)} {role}s, the manifest says {len(wanted)}")
@@ -105,7 +125,7 @@ def _check_all(role: str, given: list[dict[str, Any]], wanted: tuple[TensorInfo,
             _check_scale(role, details["quantization"], info, artefact)
 
 
-def _check_scale(role: str, given: tuple[float, int], info: TensorInfo, artefact: Artefact) -> None:
+def _check_scale(role: str, given: tuple[float, int], info: TensorInfo, artefact: ModelFile) -> None:
     scale, zero_point = given
     # The model's float32 scale and the manifest's JSON number need not print alike.
     same_scale = info.scale is None or np.isclose(scale, info.scale, rtol=1e-6, atol=0)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from edgeaudio.bundle.manifest import Artefact, TensorInfo
+from edgeaudio.bundle.manifest import ModelFile, TensorInfo
 from edgeaudio.errors import BundleError, ConfigError, UnsupportedError, VerificationError
-from edgeaudio.runtime.engines.base import Float32
-from edgeaudio.runtime.engines.tensors import check_log_mel, check_logits, check_tensor, dequantise, quantise
+from edgeaudio.runtime.engines.base import Float32, Hidden
+from edgeaudio.runtime.engines.tensors import (
+    check_hidden,
+    check_log_mel,
+    check_logits,
+    check_tensor,
+    dequantise,
+    quantise,
+    takes_hidden,
+)
 
 PROVIDER = "CPUExecutionProvider"
-_DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8"}
+_DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 _LOG_ERRORS_ONLY = 3
 # What onnxruntime's messages say where the model is sound but this build of the library is too small or too old.
 _LACKS_AN_OPERATOR = ("NOT_IMPLEMENTED", "is not a registered function/op", "Current official support for domain")
@@ -23,7 +29,7 @@ class OnnxEngine:
 
     format = "onnx"
 
-    def __init__(self, artefact: Artefact, payload: bytes, *, threads: int = 1) -> None:
+    def __init__(self, artefact: ModelFile, payload: bytes, *, threads: int = 1) -> None:
         """Build the session from verified bytes.
 
         Raises:
@@ -43,17 +49,26 @@ class OnnxEngine:
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
-        window: np.ndarray[Any, Any] = check_log_mel(log_mel, self._artefact)
+        return self._forward(self._window(log_mel))[1]
+
+    def run_stage(self, values: Float32 | Hidden) -> tuple[Hidden | None, Float32]:
+        """See `Engine.run_stage`."""
+        given = check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
+        return self._forward(given)
+
+    def _window(self, log_mel: Float32) -> Hidden:
+        window = check_log_mel(log_mel, self._artefact)
         info = self._artefact.input
-        if info.dtype == "int8":
-            window = quantise(window, *_scale(info, self._artefact))
+        return quantise(window, *_scale(info, self._artefact)) if info.dtype == "int8" else window
+
+    def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         try:
-            (logits,) = self._session.run([self._output.name], {info.name: window})
+            *hidden, logits = self._session.run(None, {self._artefact.input.name: given})
         except Exception as error:  # onnxruntime's errors share no base but Exception.
             raise VerificationError(f"{self._artefact.path}: onnxruntime failed to run it: {error!s:.300}") from error
         if self._output.dtype == "int8":
             logits = dequantise(logits, *_scale(self._output, self._artefact))
-        return check_logits(logits, self._artefact)
+        return (hidden[0] if hidden else None), check_logits(logits, self._artefact)
 
     @property
     def info(self) -> dict[str, str]:
@@ -74,7 +89,7 @@ class OnnxEngine:
         _check_all("output", self._session.get_outputs(), artefact.outputs, artefact)
 
 
-def _session(artefact: Artefact, payload: bytes, threads: int) -> Any:
+def _session(artefact: ModelFile, payload: bytes, threads: int) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -95,7 +110,7 @@ def _session(artefact: Artefact, payload: bytes, threads: int) -> Any:
         raise BundleError(f"{artefact.path}: onnxruntime refuses the model: {message:.600}") from error
 
 
-def _check_all(role: str, given: list[Any], wanted: tuple[TensorInfo, ...], artefact: Artefact) -> None:
+def _check_all(role: str, given: list[Any], wanted: tuple[TensorInfo, ...], artefact: ModelFile) -> None:
     names, wanted_names = [tensor.name for tensor in given], [info.name for info in wanted]
     if names != wanted_names:
         raise BundleError(f"{artefact.path}: {role}s of the model are {names}, the manifest says {wanted_names}")
@@ -103,7 +118,7 @@ def _check_all(role: str, given: list[Any], wanted: tuple[TensorInfo, ...], arte
         check_tensor(role, tuple(tensor.shape), _DTYPES.get(tensor.type, tensor.type), info, artefact)
 
 
-def _scale(info: TensorInfo, artefact: Artefact) -> tuple[float, int]:
+def _scale(info: TensorInfo, artefact: ModelFile) -> tuple[float, int]:
     # ONNX tensors carry no scale of their own, so the manifest must.
     if info.scale is None or info.zero_point is None:
         raise BundleError(f"{artefact.name}: {info.name!r} is int8 but has no scale and zero_point in the manifest")

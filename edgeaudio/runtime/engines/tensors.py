@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.bundle.manifest import Artefact, TensorInfo
+from edgeaudio.bundle.manifest import ModelFile, StageArtefact, TensorInfo
 from edgeaudio.errors import BundleError, ShapeError, VerificationError
-from edgeaudio.runtime.engines.base import Float32
+from edgeaudio.runtime.engines.base import Float32, Hidden
 
 Int8 = NDArray[np.int8]
 
 
-def check_log_mel(log_mel: Float32, artefact: Artefact) -> Float32:
+def check_log_mel(log_mel: Float32, artefact: ModelFile) -> Float32:
     """`(frames, n_mels)` float32 -> contiguous `(1, frames, n_mels)`; ShapeError for anything else."""
     wanted = artefact.input.shape[1:]
     if log_mel.shape != wanted or log_mel.dtype != np.float32:
@@ -20,7 +20,22 @@ def check_log_mel(log_mel: Float32, artefact: Artefact) -> Float32:
     return np.ascontiguousarray(log_mel)[None]
 
 
-def check_logits(logits: Float32, artefact: Artefact) -> Float32:
+def takes_hidden(artefact: ModelFile) -> bool:
+    """Whether its input is what another stage left, not a log-mel."""
+    return isinstance(artefact, StageArtefact) and artefact.stage > 0
+
+
+def check_hidden(hidden: Hidden, artefact: ModelFile) -> Hidden:
+    """What the stage before left, as it is; ShapeError for anything else."""
+    wanted = artefact.input
+    if hidden.shape != wanted.shape or hidden.dtype != wanted.dtype:
+        raise ShapeError(
+            f"hidden is {hidden.dtype} {hidden.shape}, {artefact.name} wants {wanted.dtype} {wanted.shape}"
+        )
+    return hidden
+
+
+def check_logits(logits: Float32, artefact: ModelFile) -> Float32:
     """`(1, classes)` -> `(classes,)`, freshly allocated; VerificationError when not finite or of another shape."""
     if logits.shape != artefact.outputs[-1].shape:
         raise VerificationError(f"{artefact.name}: output is {logits.shape}, manifest: {artefact.outputs[-1].shape}")
@@ -30,7 +45,7 @@ def check_logits(logits: Float32, artefact: Artefact) -> Float32:
     return fresh
 
 
-def check_tensor(role: str, shape: tuple[object, ...], dtype: str, info: TensorInfo, artefact: Artefact) -> None:
+def check_tensor(role: str, shape: tuple[object, ...], dtype: str, info: TensorInfo, artefact: ModelFile) -> None:
     """Raise `BundleError` where the model's own tensor is not what the manifest promises.
 
     Args:

@@ -14,7 +14,7 @@ from edgeaudio.bundle import Bundle, with_manifest
 from edgeaudio.errors import BundleError, ConfigError, SampleRateError, ShapeError, UnsupportedError
 from edgeaudio.frontend.stream import FrontendStream
 from edgeaudio.runtime import Classifier
-from edgeaudio.runtime.classifier import sigmoid, softmax
+from edgeaudio.runtime.confidence import sigmoid, softmax
 from edgeaudio.spec import FrontendSpec, LabelSet, TaskSpec
 from tests import tiny_bundle as tiny
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_bundle as tiny
+from tests import tiny_exits
 
 PROGRAM = """
 import sys
@@ -42,6 +43,8 @@ for engine, precision in (("onnx", "fp32"), ("litert", "int8")):
     assert describe(classifier.bundle)["name"] == "tiny"
 report = check_bundle(classifier.bundle)
 assert report.complete
+classifier = Classifier.load(sys.argv[1], engine="onnx", precision="int8", exits=True)
+assert set(classifier(waveform, 16_000).window_exits) <= {0, 1}
 print(label)
 """
 
@@ -51,7 +54,7 @@ def test_a_clip_is_classified_where_torch_cannot_be_imported(tmp_path: Path, lab
     import numpy as np
 
     bundle, clip = tmp_path / "tiny.eab", tmp_path / "clip.npy"
-    bundle.write_bytes(tiny.tiny_bytes())
+    bundle.write_bytes(tiny_exits.exits_bytes())
     np.save(clip, tiny.noise_band(label, 16_000))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(bundle), str(clip)],

@@ -10,6 +10,7 @@ from edgeaudio.errors import ConfigError
 from edgeaudio.spec import FrontendSpec
 from edgeaudio.students.mn import MN
 from edgeaudio.students.spec import MNSpec
+from edgeaudio.teachers.inherit import inherit_blocks
 from edgeaudio.teachers.mn04 import MN04, MN04_FRONTEND
 
 
@@ -31,7 +32,7 @@ def test_the_teachers_blocks_compute_what_they_did_in_the_teacher():
     teacher, blocks = lively_teacher(), 3
     spec = MNSpec(blocks=blocks, time_strides=5, time_kernel=5, activation="hardswish")
     student = MN(4, spec, n_mels=128).eval()
-    student.start_from(teacher, MN04_FRONTEND)
+    inherit_blocks(student, teacher, MN04_FRONTEND)
     log_mel = torch.randn(1, 80, 128)
     theirs = teacher.features[: blocks + 1](log_mel.transpose(1, 2).unsqueeze(1)).transpose(2, 3)
     # The teacher's padding shifts its grid: from frame 3 on, our step k is its step k + 3.
@@ -48,8 +49,10 @@ def test_the_students_units_are_brought_to_the_teachers():
     same, other = MN(4, spec).eval(), MN(4, spec).eval()
     other.load_state_dict(same.state_dict())
     frontend = FrontendSpec()
-    same.start_from(teacher, frontend.model_copy(update={"scale": MN04_FRONTEND.scale, "offset": MN04_FRONTEND.offset}))
-    other.start_from(teacher, frontend)
+    inherit_blocks(
+        same, teacher, frontend.model_copy(update={"scale": MN04_FRONTEND.scale, "offset": MN04_FRONTEND.offset})
+    )
+    inherit_blocks(other, teacher, frontend)
     log_power = torch.randn(1, 99, 64)
     theirs = (log_power + MN04_FRONTEND.offset) * MN04_FRONTEND.scale
     ours = (log_power + frontend.offset) * frontend.scale
@@ -63,8 +66,8 @@ def test_the_students_units_are_brought_to_the_teachers():
 def test_a_folded_gate_is_the_gate_at_the_mean_activation():
     teacher = lively_teacher()
     folded, trailing = MN(4, MNSpec(blocks=4)), MN(4, MNSpec(blocks=4, squeeze_steps=2))
-    folded.start_from(teacher, FrontendSpec())
-    trailing.start_from(teacher, FrontendSpec())
+    inherit_blocks(folded, teacher, FrontendSpec())
+    inherit_blocks(trailing, teacher, FrontendSpec())
     gates = folded.blocks[3].project[0].weight / trailing.blocks[3].project[0].weight
     assert torch.all((gates > 0) & (gates < 1))
     assert torch.allclose(gates.std(dim=0), torch.zeros(gates.shape[1], 1, 1), atol=1e-4)

@@ -1,0 +1,119 @@
+"""`Cascade`: the stages of an early-exit chain, run one by one until one is sure enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from edgeaudio.bundle import Bundle, ExitChain, StageArtefact
+from edgeaudio.catalog import resolve
+from edgeaudio.errors import ConfigError
+from edgeaudio.runtime.confidence import TaskKind, confidence, to_probs
+from edgeaudio.runtime.engines.base import Engine, Float32, Hidden
+
+
+class ExitAnswer(NamedTuple):
+    """Logits and probabilities `(classes,)` float32, and the number of the exit that gave them (the last is final)."""
+
+    logits: Float32
+    probs: Float32
+    exit: int
+
+
+class Cascade:
+    """Runs stage after stage on one engine. One instance per thread.
+
+    A window stops at the first exit whose confidence (`runtime.confidence`) is at least its threshold; a threshold
+    of None, or above 1, is never reached.
+    """
+
+    def __init__(
+        self,
+        chain: ExitChain,
+        payload: Callable[[StageArtefact], bytes],
+        *,
+        engine: str,
+        kind: TaskKind,
+        threads: int = 1,
+        thresholds: Sequence[float | None] | None = None,
+    ) -> None:
+        """Build one engine per stage.
+
+        Args:
+            payload: the bytes of a stage. engine: a name of `edgeaudio list engines`.
+            thresholds: instead of the chain's own; one for each stage but the last.
+        Raises:
+            ConfigError: another number of thresholds, a threshold below 0, or an engine of another format.
+            UnsupportedError, BundleError: as the engine.
+        """
+        engine_class = resolve("engines", engine)
+        if engine_class.format != chain.stages[0].format:
+            raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {chain.name}")
+        self.thresholds = tuple(chain.thresholds if thresholds is None else thresholds)
+        if len(self.thresholds) != len(chain.stages) - 1:
+            raise ConfigError(f"{len(self.thresholds)} exit thresholds, {chain.name} has {len(chain.stages) - 1} exits")
+        for number, threshold in enumerate(self.thresholds):
+            if threshold is not None and not threshold >= 0:  # NaN too.
+                raise ConfigError(f"threshold of exit {number} is {threshold}, wanted at least 0, or None for never")
+        self._kind: TaskKind = kind
+        self._stages: list[Engine] = [engine_class(stage, payload(stage), threads=threads) for stage in chain.stages]
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        engine: str,
+        precision: str,
+        threads: int = 1,
+        thresholds: Sequence[float | None] | None = None,
+    ) -> Self:
+        """The chain of a bundle for that engine.
+
+        Raises:
+            ConfigError: the bundle has no early exits in that format and precision; and as the constructor.
+        """
+        chain = bundle.manifest.exit_chain(resolve("engines", engine).format, precision)
+        kind = bundle.manifest.task.kind
+        return cls(chain, bundle.payload, engine=engine, kind=kind, threads=threads, thresholds=thresholds)
+
+    @property
+    def n_exits(self) -> int:
+        """The final answer included."""
+        return len(self._stages)
+
+    @property
+    def info(self) -> dict[str, str]:
+        """Library and version, as `Engine.info`, with the number of stages."""
+        return self._stages[0].info | {"stages": str(self.n_exits)}
+
+    def run(self, log_mel: Float32) -> ExitAnswer:
+        """`(frames, n_mels)` float32 -> the answer of the first exit that is sure, or the final one."""
+        values: Float32 | Hidden | None = log_mel
+        for number, stage in enumerate(self._stages):
+            assert values is not None  # The manifest has checked that every stage but the last leaves something.
+            values, logits = stage.run_stage(values)
+            probs = to_probs(logits, self._kind)
+            if number == len(self.thresholds) or _sure(probs, self._kind, self.thresholds[number]):
+                break
+        return ExitAnswer(logits, probs, number)
+
+    def run_all(self, log_mel: Float32) -> Float32:
+        """`(frames, n_mels)` float32 -> logits of every exit `(n_exits, classes)`, never stopping."""
+        values: Float32 | Hidden | None = log_mel
+        answers = []
+        for stage in self._stages:
+            assert values is not None
+            values, logits = stage.run_stage(values)
+            answers.append(logits)
+        return np.stack(answers)
+
+    def logits(self, windows: Float32) -> Float32:
+        """`(n, frames, n_mels)` -> logits of every exit `(n_exits, n, classes)`, what calibration takes."""
+        return np.stack([self.run_all(window) for window in windows], axis=1)
+
+
+def _sure(probs: Float32, kind: TaskKind, threshold: float | None) -> bool:
+    return threshold is not None and bool(confidence(probs, kind) >= threshold)
