@@ -18,12 +18,13 @@ from edgeaudio.errors import ConfigError
 if TYPE_CHECKING:
     from edgeaudio.pipeline.summary import RunSummary
 
-STAGES = "data, label, distill, quantize, export or verify"
+STAGES = "data, label, distill, prune, exits, quantize, export or verify"
 
 #: Verb -> (stage it ends with, what its help says).
 STEPS = {
     "label": ("label", "Run a recipe up to the teacher's labels, kept for good."),
     "distill": ("distill", "Run a recipe up to the trained student."),
+    "prune": ("prune", "Run a recipe up to the student cut to its budget."),
     "quantize": ("quantize", "Run a recipe up to the int8 student."),
     "export": ("export", "Run a recipe up to the exported artefacts (ONNX, TFLite)."),
     "verify": ("verify", "Run a recipe up to the gates that every artefact must pass."),
@@ -114,7 +115,11 @@ def _register_step(app: typer.Typer, verb: str, stage: str, purpose: str) -> Non
         _run(recipe, overrides, work, None, stage, as_json)
 
     text = f"{purpose}\n\nStages that are finished are skipped; 'edgeaudio run' goes on from here."
-    app.command(verb, help=text, epilog=examples(f"edgeaudio {verb} recipes/esc10.yaml"))(step)
+    app.command(verb, help=text, epilog=examples(f"edgeaudio {verb} {_example_recipe(verb)}"))(step)
+
+
+def _example_recipe(verb: str) -> str:
+    return "recipes/ladder-32k.yaml" if verb == "prune" else "recipes/esc10.yaml"
 
 
 def _run(

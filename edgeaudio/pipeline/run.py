@@ -80,6 +80,10 @@ def run_recipe(
     for stage in (from_stage, until_stage):
         if stage is not None and stage not in STAGES:
             raise ConfigError(f"no stage {stage!r}. {closest_match_hint(stage, STAGES)}")
+        if stage in ("prune", "exits") and getattr(recipe, stage) is None:
+            raise ConfigError(
+                f"the recipe has no section {stage!r}, so there is no such stage. Add one, or leave it out."
+            )
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory is for finding reads of uninitialised values; it costs time and changes nothing.

@@ -40,7 +40,7 @@ VERBS = [path for path, command in TREE.items() if not hasattr(command, "command
 
 def test_every_documented_verb_exists() -> None:
     documented = "demo, run, label, distill, quantize, export, verify, report, tag, eval, stream, bench, list, doctor"
-    documented += ", sweep, exits, data inspect, data synth, bundle show, bundle check"
+    documented += ", prune, sweep, exits, data inspect, data synth, bundle show, bundle check"
     assert {" ".join(path) for path in VERBS} == set(documented.split(", "))
 
 
