@@ -33,20 +33,20 @@ INT8 = ("onnx-int8", "tflite-int8")
 Runs = dict[str, list[RunSummary]]
 
 
-def command(name: str, seed: int, root: str) -> list[str]:
+def command(name: str, seed: int, root: str, work: Path) -> list[str]:
     """What is typed to make one run."""
     sets = ["--set", f"data.root={root}", "--set", f"seed={seed}"]
-    return ["edgeaudio", "run", f"recipes/{name}.yaml", *sets, "--work", str(WORK)]
+    return ["edgeaudio", "run", f"recipes/{name}.yaml", *sets, "--work", str(work)]
 
 
-def run(names: Sequence[str], seeds: Sequence[int], root: str) -> None:
+def run(names: Sequence[str], seeds: Sequence[int], root: str, work: Path) -> None:
     """Make the runs that are asked for and keep their summaries."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, seed in itertools.product(names, seeds):
-        line = command(name, seed, root)
+        line = command(name, seed, root, work)
         print("+", " ".join(line), file=sys.stderr, flush=True)
         subprocess.run([str(Path(sys.executable).parent / line[0]), *line[1:]], check=True)
-        text = read_summary(WORK).model_dump_json(indent=1)
+        text = read_summary(work).model_dump_json(indent=1)
         atomic_write(FOLDER / f"{name}-seed{seed}.json", text.encode() + b"\n")
 
 
@@ -217,10 +217,11 @@ def main() -> None:
     runner.add_argument("names", nargs="+")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0])
     runner.add_argument("--root", default="../shared/data/esc10")
+    runner.add_argument("--work", type=Path, default=WORK)
     verbs.add_parser("table")
     arguments = parser.parse_args()
     if arguments.verb == "run":
-        run(arguments.names, arguments.seeds, arguments.root)
+        run(arguments.names, arguments.seeds, arguments.root, arguments.work)
     else:
         table()
 

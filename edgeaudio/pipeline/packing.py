@@ -69,7 +69,7 @@ def quantise_stage(
 
     def run(folder: Path) -> dict[str, Any]:
         made = quantise(context, prepared, teacher, stores, trained, folder)
-        exported = _exported(context, trained.network, made.student, "int8", recipe.formats)
+        exported = _exported(context, trained.network, made.student, "int8", recipe.formats, compact=spec.compact)
         result = _write_artefacts(folder, exported) | made.facts
         if made.staged is not None:
             assert isinstance(trained.network, EarlyExitStudent)
@@ -149,10 +149,12 @@ def _exported(
     quantised: QuantisedStudent | None,
     precision: Precision,
     formats: Sequence[ArtefactFormat],
+    *,
+    compact: bool = False,
 ) -> list[ExportedArtefact]:
-    recipe = context.recipe
+    window, n_mels = context.recipe.window, context.recipe.frontend.n_mels
     return export_student(
-        network, quantised, recipe.window.frames, recipe.frontend.n_mels, formats=formats, precisions=[precision]
+        network, quantised, window.frames, n_mels, formats=formats, precisions=[precision], compact=compact
     )
 
 

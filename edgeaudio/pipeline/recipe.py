@@ -177,6 +177,8 @@ class Recipe(Spec):
                 heard = heard or self.data.labels_per_class is not None
             if wanted and not heard:
                 raise ValueError(f"{field} needs data.unlabelled (a folder) and windows.unlabelled_count above 0")
+        if self.quantize.compact and "onnx" not in self.formats:
+            raise ValueError("quantize.compact is a form of ONNX; add onnx to formats")
         if self.exits is not None and self.quantize.method == "qat":
             raise ValueError("exits: their stages are quantised after training; use quantize.method: ptq")
         if self.teacher.adapt == "finetune" and self.teacher.name != "mn04":

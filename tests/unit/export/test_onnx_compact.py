@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_compact_is_refused_where_there_is_no_onnx_int8() -> None:
         export_onnx(tiny_student(), EXAMPLE, "fp32", compact=True)
 
 
-STUDENTS = {
+STUDENTS: dict[str, Callable[[], nn.Module]] = {
     "dscnn 4": lambda: DSCNN(CLASSES, n_mels=N_MELS, width=4),
     "dscnn 6": lambda: DSCNN(CLASSES, n_mels=N_MELS, width=6),
     "mn": lambda: MN.build(MNSpec(blocks=4, embedding=16), CLASSES, n_mels=N_MELS, frames=FRAMES),
