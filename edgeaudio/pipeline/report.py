@@ -62,7 +62,14 @@ def render_report(data: ReportData) -> str:
 
 
 def _context(data: ReportData, trusted: Any) -> dict[str, Any]:
-    from edgeaudio.pipeline.report_plots import Panel, frontend_panels, latency_panels, learning_curve_panels
+    from edgeaudio.pipeline.report_chain import chain_view
+    from edgeaudio.pipeline.report_plots import (
+        Panel,
+        frontend_panels,
+        latency_panels,
+        learning_curve_panels,
+        size_panels,
+    )
     from edgeaudio.pipeline.report_sweep import sweep_panels, sweep_view
 
     def shown(panels: list[Panel]) -> list[dict[str, Any]]:
@@ -70,12 +77,15 @@ def _context(data: ReportData, trusted: Any) -> dict[str, Any]:
 
     rows, folds, axis = view.model_rows(data)
     curves, left_out = learning_curve_panels(data.curves)
+    teacher = next((model.pooled for model in data.models if model.role == "teacher"), None)
     skipped = data.label_store.skipped if data.label_store else ()
     return {
         "tiles": view.tiles(data),
         "rows": rows,
         "folds": folds,
         "axis": axis,
+        "size_panels": shown(size_panels(data.sized, teacher)),
+        "chain": chain_view(data.chain) if data.chain else None,
         "pairs": view.paired_views(data.comparisons),
         "curve_panels": shown(curves),
         "curves_left_out": left_out,

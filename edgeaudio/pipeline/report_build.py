@@ -16,8 +16,9 @@ from edgeaudio.data.windows import Float32
 from edgeaudio.doctor import diagnose
 from edgeaudio.errors import WorkDirError
 from edgeaudio.frontend.stream import FrontendStream
-from edgeaudio.pipeline.arms import DISTILLED, LABELS_ONLY
+from edgeaudio.pipeline.arms import DISTILLED
 from edgeaudio.pipeline.report import write_report
+from edgeaudio.pipeline.report_chain import FLOAT, chain_result, shipped_cost, sized_results
 from edgeaudio.pipeline.report_data import (
     Confusion,
     FrontendExample,
@@ -26,6 +27,7 @@ from edgeaudio.pipeline.report_data import (
     ModelResult,
     PairedComparison,
     ReportData,
+    Role,
     Score,
 )
 from edgeaudio.pipeline.summary import SUMMARY_FILE, RunSummary
@@ -69,15 +71,18 @@ def build_report_data(work: Path) -> ReportData:
         return _sweep_alone(work, sweep)
     summary = read_summary(work)
     shipped = _shipped_artefact(summary)
+    params, _ = shipped_cost(summary, DISTILLED)
     bundle = _first_bundle(work, summary)
     recipe_text = json.dumps(json.loads((work / "recipe.json").read_text()), indent=2)
     return ReportData(
-        title=f"{summary.name}: from {summary.teacher} to {summary.params:,} parameters",
+        title=f"{summary.name}: from {summary.teacher} to {params:,} parameters",
         subtitle=f"{len(summary.folds)} test fold(s), {summary.n_clips} clips, seed {summary.seed}",
         models=tuple(_models(summary, shipped)),
         curves=tuple(_curves(work, summary)),
         confusion=_confusion(summary, shipped) if summary.folds else None,
         comparisons=tuple(_comparisons(summary, shipped)),
+        chain=chain_result(summary),
+        sized=sized_results(summary),
         bench=_bench(work),
         frontend_example=_example(bundle) if bundle else None,
         label_store=_label_store(work, summary),
@@ -116,26 +121,38 @@ def _models(summary: RunSummary, shipped: str) -> list[ModelResult]:
         return []
     teacher = tuple(Score(fold.teacher_correct, fold.n_clips, str(fold.fold)) for fold in summary.folds)
     models = [ModelResult(f"teacher {summary.teacher}", "teacher", teacher, note="whole clips")]
-    roles = {DISTILLED: ("student, distilled", "student"), LABELS_ONLY: ("student, labels only", "control")}
-    for arm, (title, role) in roles.items():
-        for name in summary.artefact_names(arm):
-            if arm == LABELS_ONLY and name not in ("torch-fp32", shipped):
-                continue
-            per_fold = zip(summary.folds, summary.per_fold(arm, name), strict=True)
-            exported = name != "torch-fp32"
-            sizes = summary.sizes(arm, name)
-            models.append(
-                ModelResult(
-                    f"{title}: {name}",
-                    "artefact" if exported and arm == DISTILLED else role,  # type: ignore[arg-type]
-                    tuple(Score(correct, fold.n_clips, str(fold.fold)) for fold, correct in per_fold),
-                    params=summary.params,
-                    macs_per_window=summary.macs_per_window,
-                    size_bytes=max(sizes) if sizes else None,
-                    artefact=name if exported and arm == DISTILLED else None,
-                )
-            )
+    for name in summary.artefact_names(DISTILLED):
+        exported = name != FLOAT
+        models.append(
+            _model(summary, DISTILLED, name, "artefact" if exported else "student", name if exported else None)
+        )
+    for arm in _controls(summary):
+        names = [name for name in summary.artefact_names(arm) if name in (FLOAT, shipped)]
+        models += [_model(summary, arm, name, "control", None) for name in names]
     return models
+
+
+def _controls(summary: RunSummary) -> list[str]:
+    """The arms that the distilled one is held against."""
+    return [arm.arm for arm in summary.folds[0].arms if arm.arm != DISTILLED] if summary.folds else []
+
+
+def _model(summary: RunSummary, arm: str, name: str, role: Role, artefact: str | None) -> ModelResult:
+    params, macs = shipped_cost(summary, arm)
+    per_fold = zip(summary.folds, summary.per_fold(arm, name), strict=True)
+    return ModelResult(
+        f"student, {_words(arm)}: {name}",
+        role,
+        tuple(Score(correct, fold.n_clips, str(fold.fold)) for fold, correct in per_fold),
+        params=params,
+        macs_per_window=macs,
+        size_bytes=max(summary.sizes(arm, name), default=None),
+        artefact=artefact,
+    )
+
+
+def _words(arm: str) -> str:
+    return arm.replace("-", " ")
 
 
 def _stage_folders(work: Path, summary: RunSummary) -> list[Path]:
@@ -201,10 +218,14 @@ def _comparisons(summary: RunSummary, artefact: str) -> list[PairedComparison]:
             found += [top in labels for top, labels in zip(arm.predictions[artefact], fold.labels, strict=True)]
         return found
 
-    if summary.paired is None:
-        return []
-    names = (f"distilled ({artefact})", f"labels only ({artefact})")
-    return [PairedComparison.from_correct(*names, np.array(right(DISTILLED)), np.array(right(LABELS_ONLY)))]
+    controls = _controls(summary)
+    answers = {arm: np.array(right(arm)) for arm in (DISTILLED, *controls)} if controls else {}
+    return [
+        PairedComparison.from_correct(
+            f"{DISTILLED} ({artefact})", f"{_words(arm)} ({artefact})", answers[DISTILLED], answers[arm]
+        )
+        for arm in controls
+    ]
 
 
 def _bench(work: Path) -> BenchResult | None:

@@ -168,6 +168,60 @@ class PairedComparison:
 
 
 @dataclass(frozen=True)
+class ChainRow:
+    """A network on the way from the teacher to what is shipped.
+
+    right: `(clips,)` whether each clip is right; None where only their number is known.
+    before: the index of the row that this one is held against.
+    mean_macs: per window; of exits the mean over the test windows, `worst_macs` those of the last exit.
+    size_before: the size to hold `size_bytes` against, where the row before has none: of the float file.
+    """
+
+    name: str
+    score: Score
+    right: NDArray[np.bool_] | None
+    before: int | None = None
+    note: str = ""
+    params: int | None = None
+    mean_macs: float | None = None
+    worst_macs: int | None = None
+    size_bytes: int | None = None
+    size_before: int | None = None
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """The steps of one arm, teacher first; `members (clips, classes)` tells the labels of each clip."""
+
+    arm: str
+    labels: tuple[str, ...]
+    members: NDArray[np.bool_]
+    rows: tuple[ChainRow, ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            wanted = (len(self.members),)
+            if row.right is not None and row.right.shape != wanted:
+                raise ShapeError(f"chain step {row.name!r} has answers of shape {row.right.shape}, wanted {wanted}")
+        if self.members.shape[1:] != (len(self.labels),):
+            raise ShapeError(f"members have shape {self.members.shape}, wanted (clips, {len(self.labels)})")
+
+
+SizedKind = Literal["fp32", "int8", "rival", "exits"]
+
+
+@dataclass(frozen=True)
+class SizedResult:
+    """A file, or the stages of a chain with exits: what an arm scores with it, and its bytes."""
+
+    arm: str
+    name: str
+    kind: SizedKind
+    score: Score
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class FrontendExample:
     """One clip as heard and as the student sees it: `waveform (samples,)`, `log_mel (frames, n_mels)`."""
 
@@ -198,6 +252,8 @@ class ReportData:
     curves: tuple[LearningCurve, ...] = ()
     confusion: Confusion | None = None
     comparisons: tuple[PairedComparison, ...] = ()
+    chain: ChainResult | None = None
+    sized: tuple[SizedResult, ...] = ()
     bench: BenchResult | None = None
     frontend_example: FrontendExample | None = None
     label_store: LabelStoreInfo | None = None

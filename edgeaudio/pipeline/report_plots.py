@@ -10,10 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
-from edgeaudio.pipeline.report_data import FrontendExample, LearningCurve
-from edgeaudio.pipeline.report_svg import INK, MUTED, SERIES, figure_svg, new_figure, plot_style
+from edgeaudio.pipeline.report_data import FrontendExample, LearningCurve, Score, SizedKind, SizedResult
+from edgeaudio.pipeline.report_stats import accuracy_interval
+from edgeaudio.pipeline.report_svg import INK, MUTED, SERIES, SURFACE, figure_svg, new_figure, plot_style
 
 _PANEL_IN = (4.6, 2.75)
+_SIZES_IN = (5.2, 4.0)
+#: Sizes that span more than this factor are drawn on a logarithmic axis.
+_LOG_SPAN = 4.0
+#: What a file is drawn as: its mark, whether that is filled, and the words of the key.
+_SIZE_MARKS: dict[SizedKind, tuple[str, bool, str]] = {
+    "fp32": ("o", False, "float file"),
+    "int8": ("o", True, "int8 file"),
+    "rival": ("^", True, "int8, other training"),
+    "exits": ("D", True, "stages with exits"),
+}
 _MAX_POINTS = 150
 _MAX_MEAN_POINTS = 80
 _MAX_PANELS = 6
@@ -157,6 +168,65 @@ def _draw_latency(axes: Any, item: ArtefactResult, samples: NDArray[np.float64],
     axes.set_title(item.artefact)
     axes.set_xlabel("processing time per hop (ms)")
     axes.set_ylabel("hops")
+
+
+def size_panels(sized: Sequence[SizedResult], teacher: Score | None) -> list[Panel]:
+    """Accuracy against bytes, a colour per arm and a mark per kind of file; bars are 95 % Wilson intervals."""
+    if not sized:
+        return []
+    arms = list(dict.fromkeys(item.arm for item in sized))
+    with plot_style():
+        figure = new_figure(*_SIZES_IN)
+        axes = figure.subplots()
+        for colour, arm in zip(_colours(len(arms)), arms, strict=True):
+            for item in (item for item in sized if item.arm == arm):
+                _draw_size(axes, item, colour)
+        if teacher is not None:
+            axes.axhline(100 * teacher.accuracy, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.margins(x=0.08, y=0.06)
+        axes.set_title("Accuracy against bytes")
+        axes.set_xlabel("size (KiB)")
+        axes.set_ylabel("clips right (%)")
+        _span_sizes(axes, sized)
+        figure.legend(handles=_size_key(arms, sized, teacher), loc="outside lower center", ncols=3)
+        label = f"Accuracy against bytes of {len(sized)} files of {', '.join(arms)}"
+        return [Panel(figure_svg(figure, name="sizes", description=label), "Bars are 95 % Wilson intervals.")]
+
+
+def _draw_size(axes: Any, item: SizedResult, colour: str) -> None:
+    middle = 100 * item.score.accuracy
+    low, high = (100 * edge for edge in accuracy_interval(item.score.n_correct, item.score.n_clips))
+    marker, filled, _ = _SIZE_MARKS[item.kind]
+    at_kib = item.size_bytes / 1024
+    axes.plot([at_kib, at_kib], [low, high], color=colour, linewidth=1.1, alpha=0.45)
+    axes.plot(
+        at_kib, middle, marker, color=colour, markerfacecolor=colour if filled else SURFACE, markersize=6, zorder=3
+    )
+
+
+def _span_sizes(axes: Any, sized: Sequence[SizedResult]) -> None:
+    """A logarithmic axis in plain numbers where sizes lie far apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    sizes = [item.size_bytes for item in sized]
+    if max(sizes) > _LOG_SPAN * min(sizes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=2))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _size_key(arms: Sequence[str], sized: Sequence[SizedResult], teacher: Score | None) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    key = [Line2D([], [], color=colour, label=arm) for colour, arm in zip(_colours(len(arms)), arms, strict=True)]
+    for kind, (marker, filled, words) in _SIZE_MARKS.items():
+        if any(item.kind == kind for item in sized):
+            face = MUTED if filled else SURFACE
+            key.append(Line2D([], [], linestyle="", marker=marker, color=MUTED, markerfacecolor=face, label=words))
+    if teacher is not None:
+        key.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="teacher"))
+    return key
 
 
 def frontend_panels(example: FrontendExample) -> list[Panel]:

@@ -178,6 +178,7 @@ def _run_fold(context: Context, prepared: Prepared, plan: _Plan, fold: int) -> F
         clips=tuple(clip.id for clip in clips),
         labels=tuple(clip.labels for clip in clips),
         teacher_correct=teacher.clip_correct,
+        teacher_predictions=teacher.clip_predictions,
         arms=tuple(results),
     )
 

@@ -75,13 +75,14 @@ class ArmResult(Spec):
 
 
 class FoldResult(Spec):
-    """One test fold."""
+    """One test fold. `teacher_predictions` are its classes of whole clips; older summaries lack them."""
 
     fold: int
     n_clips: int
     clips: tuple[str, ...]
     labels: tuple[tuple[int, ...], ...]
     teacher_correct: int
+    teacher_predictions: tuple[int, ...] = ()
     arms: tuple[ArmResult, ...]
 
     def arm(self, name: str) -> ArmResult | None:

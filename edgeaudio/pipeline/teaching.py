@@ -40,7 +40,7 @@ class FoldTeacher:
 
     head: what turns embeddings of windows into task logits, clip_head those of whole clips; None where the
     teacher's own logits answer.
-    clip_correct: test clips that it gets right, heard whole.
+    clip_correct: test clips that it gets right, heard whole; clip_predictions their classes.
     """
 
     base: Teacher
@@ -49,6 +49,7 @@ class FoldTeacher:
     clip_head: LinearHead | None
     view: Literal["window", "clip", "both"]
     clip_correct: int
+    clip_predictions: tuple[int, ...] = ()
 
     def task_logits(self, fields: Fields, clip_logits: Float32 | None) -> Float32:
         """Logits `(n, classes)` for the windows of a store; `clip_logits` are those of the store's clips, heard whole.
@@ -320,7 +321,8 @@ def _scored(
 ) -> FoldTeacher:
     tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
     probs = (tensor.softmax(1) if task.kind == "single_label" else tensor.sigmoid()).numpy()
-    return FoldTeacher(teacher, task, *heads, context.recipe.teacher.view, count_correct(probs, clips))
+    view, tops = context.recipe.teacher.view, tuple(probs.argmax(axis=1).tolist())
+    return FoldTeacher(teacher, task, *heads, view, count_correct(probs, clips), tops)
 
 
 def count_correct(probs: Float32, clips: Sequence[Clip]) -> int:
