@@ -187,7 +187,7 @@ def _with_thresholds(
     windows, targets = held_out
     probs = to_probs(run_windows(engine_for(entry, payloads[entry.path]), windows), prepared.dataset.task.kind)
     threshold_on, threshold_off = fit_thresholds(probs, targets)
-    fitted = {"threshold_on": round(threshold_on, 4), "threshold_off": round(threshold_off, 4)}
+    fitted = {"threshold_on": threshold_on, "threshold_off": threshold_off}
     decision = DecisionSpec.model_validate(context.recipe.decision.model_dump() | fitted)
     return entry.model_copy(update={"decision": decision})
 
