@@ -14,6 +14,8 @@ from edgeaudio.cli.progress import Progress
 DatasetKind = Annotated[
     str, typer.Option("--kind", help="How it is laid out: folder, esc50, esc10, csv, synth or unlabelled.")
 ]
+DatasetRoot = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the dataset.")]
+Fold = Annotated[int | None, typer.Option(help="Only the clips of this fold. Default: all.")]
 CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="For --kind csv: the table.")]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from edgeaudio.cli.data import CsvFile, DatasetKind, dataset_options
+from edgeaudio.cli.data import CsvFile, DatasetKind, DatasetRoot, Fold, dataset_options
 from edgeaudio.cli.options import BundleFile, Engine, Json, Precision, Threads, examples
 from edgeaudio.cli.output import print_json, print_table
 from edgeaudio.cli.progress import Progress
@@ -28,10 +27,10 @@ def register(app: typer.Typer) -> None:
 
 def exits(
     bundle: BundleFile,
-    root: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the dataset.")],
+    root: DatasetRoot,
     kind: DatasetKind = "folder",
     csv_file: CsvFile = None,
-    fold: Annotated[int | None, typer.Option(help="Only the clips of this fold. Default: all.")] = None,
+    fold: Fold = None,
     engine: Engine = "onnx",
     precision: Precision = "fp32",
     threads: Threads = 1,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeaudio.cli.data import CsvFile, DatasetKind, dataset_options
+from edgeaudio.cli.data import CsvFile, DatasetKind, DatasetRoot, Fold, dataset_options
 from edgeaudio.cli.options import BundleFile, Engine, Exits, Json, Precision, Threads, examples
 from edgeaudio.cli.output import print_fields, print_json, print_table
 from edgeaudio.cli.progress import Progress
@@ -58,10 +58,10 @@ def tag(
 
 def evaluate(
     bundle: BundleFile,
-    root: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the dataset.")],
+    root: DatasetRoot,
     kind: DatasetKind = "folder",
     csv_file: CsvFile = None,
-    fold: Annotated[int | None, typer.Option(help="Only the clips of this fold. Default: all.")] = None,
+    fold: Fold = None,
     engine: Engine = "onnx",
     precision: Precision = "fp32",
     threads: Threads = 1,

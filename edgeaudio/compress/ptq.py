@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from edgeaudio.compress.layers import float_layers
 from edgeaudio.compress.qdq import QdqCount, check_integer_graph
-from edgeaudio.compress.quantize_spec import MIN_CALIBRATION_WINDOWS as MIN_CALIBRATION_WINDOWS
+from edgeaudio.compress.quantize_spec import MIN_CALIBRATION_WINDOWS
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import DataError, ShapeError
 

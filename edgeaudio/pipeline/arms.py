@@ -36,8 +36,18 @@ class ArmPlan:
 
     @property
     def taught(self) -> bool:
-        """Whether any term needs the teacher's answers to the task."""
+        """Whether any term of the training needs the teacher's answers."""
         return self.train.loss.uses_teacher
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the student owes the teacher anything: answers, a pretraining, or first weights."""
+        return self.taught or self.pretrain is not None or self.starts_from_teacher
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether sounds without labels are heard."""
+        return self.pretrain is not None or self.train.unlabelled_share > 0
 
 
 def arms(recipe: Recipe) -> tuple[str, ...]:

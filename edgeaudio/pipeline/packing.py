@@ -278,9 +278,9 @@ def _write_artefacts(folder: Path, exported: Sequence[ExportedArtefact]) -> dict
 
 def _lineage(context: Context, prepared: Prepared, trained: TrainedStudent, teacher: Teacher) -> Lineage:
     recipe = context.recipe
+    plan = arm_plan(recipe, trained.arm)
     datasets = [prepared.dataset]
-    taught = trained.arm == DISTILLED
-    if taught and recipe.uses_unlabelled and prepared.unlabelled is not None:
+    if plan.uses_unlabelled and prepared.unlabelled is not None:
         datasets.append(prepared.unlabelled)
     return Lineage(
         edgeaudio_version=edgeaudio.__version__,
@@ -288,8 +288,10 @@ def _lineage(context: Context, prepared: Prepared, trained: TrainedStudent, teac
         seed=recipe.seed,
         commit=source_commit(),
         datasets=tuple(Source(name=d.name, licence=d.licence, sha256=d.digest()) for d in datasets),
-        teacher=Source(name=teacher.name, licence=teacher.licence, sha256=teacher.digest) if taught else None,
+        teacher=Source(name=teacher.name, licence=teacher.licence, sha256=teacher.digest)
+        if plan.uses_teacher
+        else None,
         student=recipe.student.family,
-        student_config=arm_plan(recipe, trained.arm).student.model_dump(exclude={"family"}),
+        student_config=plan.student.model_dump(exclude={"family"}),
         arm=trained.arm,
     )

@@ -181,6 +181,8 @@ class Recipe(Spec):
             raise ValueError("quantize.compact is a form of ONNX; add onnx to formats")
         if self.exits is not None and self.quantize.method == "qat":
             raise ValueError("exits: their stages are quantised after training; use quantize.method: ptq")
+        if self.exits is not None and (self.quantize.keep_float or self.quantize.max_drop is not None):
+            raise ValueError("exits: their stages are int8 throughout; leave out quantize.keep_float and max_drop")
         if self.teacher.adapt == "finetune" and self.teacher.name != "mn04":
             raise ValueError(f"teacher.adapt: finetune is for mn04; {self.teacher.name} is adapted otherwise")
         if self.pretrain is not None and self.pretrain.loss.labels + self.pretrain.loss.logits > 0:

@@ -135,15 +135,7 @@ def _measure(
         probs = [classifier(waveform, classifier.sample_rate).probs for waveform in test.waveforms]
         predicted = [int(row.argmax()) for row in probs]
         predictions[artefact.name] = predicted
-        correct = _correct(predicted, clips)
-        metric = Metric(
-            name="clip_accuracy",
-            value=correct / len(clips),
-            n_clips=len(clips),
-            n_correct=correct,
-            split=split,
-            seed=context.recipe.seed,
-        )
+        metric = _metric("clip_accuracy", predicted, clips, split, context)
         checked.append(artefact.model_copy(update={"parity": parity, "metrics": (metric,)}))
         context.progress(f"verify {manifest.name}", number + 1, len(manifest.artefacts))
     _require_one_int8_model(int8_logits, _gate("int8", gates))
@@ -196,6 +188,18 @@ def _correct(tops: Sequence[int], clips: Sequence[Clip]) -> int:
     return sum(top in clip.labels for top, clip in zip(tops, clips, strict=True))
 
 
+def _metric(name: str, tops: Sequence[int], clips: Sequence[Clip], split: str, context: Context) -> Metric:
+    correct = _correct(tops, clips)
+    return Metric(
+        name=name,
+        value=correct / len(clips),
+        n_clips=len(clips),
+        n_correct=correct,
+        split=split,
+        seed=context.recipe.seed,
+    )
+
+
 def _measure_exits(
     context: Context, bundle: Bundle, test: TestWindows, clips: Sequence[Clip], split: str
 ) -> tuple[Exits | None, list[dict[str, Any]]]:
@@ -218,15 +222,7 @@ def _measure_exits(
         tops = [int(answer.probs.argmax()) for answer in answers]
         taken = np.concatenate([answer.window_exits for answer in answers if answer.window_exits is not None])
         share = np.bincount(taken, minlength=len(chain.stages)) / len(taken)
-        correct = _correct(tops, clips)
-        metric = Metric(
-            name="clip_accuracy_with_exits",
-            value=correct / len(clips),
-            n_clips=len(clips),
-            n_correct=correct,
-            split=split,
-            seed=context.recipe.seed,
-        )
+        metric = _metric("clip_accuracy_with_exits", tops, clips, split, context)
         chains.append(chain.model_copy(update={"parity": parity, "metrics": (metric,)}))
         results.append(
             {
@@ -236,7 +232,7 @@ def _measure_exits(
                 "mean_macs": float(share @ np.array(exits.macs_to_exit)),
                 "worst_case_macs": exits.macs_to_exit[-1],
                 "size_bytes": chain.size_bytes,
-                "n_correct": correct,
+                "n_correct": metric.n_correct,
                 "predictions": tops,
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -38,6 +38,14 @@ class MNSpec(Spec):
     initial: Literal["teacher", "random"] = Field("teacher", description="random is the control of an ablation")
     dropout: float = Field(0.1, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _frozen_blocks_have_learnt(self) -> Self:
+        if self.frozen and self.initial == "random":
+            raise ValueError("frozen blocks keep the weights they start with; with initial: random use frozen: 0")
+        if self.frozen > self.blocks:
+            raise ValueError(f"frozen is {self.frozen}, there are {self.blocks} blocks")
+        return self
+
 
 class TransformerSpec(Spec):
     """`students.transformer`: a windowed tiny transformer over log-mel patches."""
@@ -53,7 +61,7 @@ class TransformerSpec(Spec):
     dropout: float = Field(0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_blocks(self) -> TransformerSpec:
+    def _check_blocks(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"heads is {self.heads}, which does not divide the width of {self.width}; use 1, 2 or 4")
         if self.merge >= self.depth:

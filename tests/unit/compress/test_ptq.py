@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgeaudio.compress.ptq import MIN_CALIBRATION_WINDOWS, quantise_ptq
+from edgeaudio.compress.ptq import quantise_ptq
 from edgeaudio.compress.qdq import WEIGHTED_OPS, check_integer_graph, count_qdq, is_quantise
+from edgeaudio.compress.quantize_spec import MIN_CALIBRATION_WINDOWS
 from edgeaudio.errors import DataError, ShapeError, UnsupportedError, VerificationError
 from tests.tiny_student import CLASSES, logits, tiny_quantised, tiny_student, windows
 from tests.tolerances import INT8_MIN_SQNR_DB

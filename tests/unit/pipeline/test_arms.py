@@ -61,6 +61,27 @@ def test_labels_only_has_nothing_of_the_teacher():
     assert plan.pretrain is None
     assert plan.train.unlabelled_share == 0
     assert plan.student.frozen == 0
+    assert not plan.uses_teacher
+    assert not plan.uses_unlabelled
+
+
+def test_an_arm_says_what_it_owes_to_teacher_and_unlabelled_sounds():
+    for part in ABLATED:
+        plan = arm_plan(recipe(), f"without-{part}")
+        assert plan.uses_teacher
+        assert plan.uses_unlabelled == (part != "pool")
+
+
+@pytest.mark.parametrize("changes", [{"keep_float": ["head"]}, {"max_drop": 0.01}, {"method": "qat"}])
+def test_exits_are_refused_where_their_stages_would_be_quantised_otherwise(changes):
+    with pytest.raises(ConfigError, match="exits: their stages"):
+        recipe(exits={"after": [1]}, quantize=changes)
+
+
+@pytest.mark.parametrize("changes", [{"initial": "random", "frozen": 1}, {"blocks": 3, "frozen": 4}])
+def test_blocks_that_cannot_be_frozen_are_refused(changes):
+    with pytest.raises(ConfigError, match="frozen"):
+        recipe(student={"family": "mn", **changes})
 
 
 def test_each_ablation_lacks_its_part_alone():
