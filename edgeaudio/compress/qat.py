@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
 from edgeaudio.compress.layers import float_layers, fold_batch_norms
-from edgeaudio.compress.ptq import QuantisedStudent, check_calibration, convert_graph, exported_graph
+from edgeaudio.compress.ptq import QuantisedStudent, check_calibration, convert_graph, equalised_graph
 from edgeaudio.compress.qdq import check_integer_graph
 from edgeaudio.compress.quantize_spec import QatSpec
 from edgeaudio.compress.quiet import quiet_libraries
@@ -83,7 +83,7 @@ def train_qat(
 
         quantizer = IntegerQuantizer(keep_float=paths, is_qat=True, per_channel=per_channel)
         both = _FeaturesAndLogits(fold_batch_norms(student))
-        graph = prepare_qat_pt2e(exported_graph(both, calibration, any_batch=True), quantizer)
+        graph = prepare_qat_pt2e(equalised_graph(both, calibration, any_batch=True), quantizer)
         observe_steps = max(1, round(training.steps * spec.observe_share))
         trainee = _FakeQuantStudent(graph, int(student.embedding_dim), observe_steps)  # type: ignore[arg-type]
         trainee.calibrate(calibration)

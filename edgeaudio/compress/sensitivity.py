@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgeaudio.compress.layers import float_layers, weighted_layers
+from edgeaudio.compress.layers import float_layers, fold_batch_norms, weighted_layers
 from edgeaudio.compress.metric import TaskKind, task_metric
-from edgeaudio.compress.ptq import QuantisedStudent, calibrated_graph, check_calibration, quantise_ptq
+from edgeaudio.compress.ptq import QuantisedStudent, check_calibration, equalised_graph, observed_graph, quantise_ptq
 from edgeaudio.compress.qdq import WEIGHTED_OPS, fused_relu, module_path
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import ConfigError, ShapeError, VerificationError
@@ -93,7 +93,8 @@ def sensitivity(
     with quiet_libraries("sensitivity"):
         from edgeaudio.compress.integer_quantizer import IntegerQuantizer
 
-        graph = calibrated_graph(student, calibration, IntegerQuantizer(), batch_size=_BATCH)
+        equalised = equalised_graph(fold_batch_norms(student), calibration, any_batch=True)
+        graph = observed_graph(equalised, calibration, IntegerQuantizer())
     with torch.no_grad():
         qparams = _activation_and_weight_qparams(graph)
         reference = _run(graph, windows, {}, qparams)

@@ -26,7 +26,7 @@ from edgeaudio.bundle import (
 )
 from edgeaudio.bundle.manifest import ArtefactFormat, Lineage, Precision, Source
 from edgeaudio.compress.exit_calibration import ExitAnswers, calibrate_exits
-from edgeaudio.compress.ptq import QuantisedStudent
+from edgeaudio.compress.ptq import WEIGHT_TREATMENT, QuantisedStudent
 from edgeaudio.compress.thresholds import fit_thresholds
 from edgeaudio.data.windows import Float32
 from edgeaudio.frontend.reference import reference_log_mel
@@ -58,6 +58,7 @@ def quantise_stage(
         "weights": trained.weights_sha256,
         "labels": stores.labelled.sha256,
         "quantize": spec.changed(),
+        "weights_treated": WEIGHT_TREATMENT,
         "formats": recipe.formats,
     }
     if spec.method == "qat":

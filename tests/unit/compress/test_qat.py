@@ -13,7 +13,7 @@ from edgeaudio_export.parity import engine_for
 from edgeaudio_export.tflite_export import export_tflite
 from torch import nn
 
-from edgeaudio.compress.ptq import QuantisedStudent, exported_graph, quantise_ptq
+from edgeaudio.compress.ptq import QuantisedStudent, equalised_graph, quantise_ptq
 from edgeaudio.compress.qat import _FakeQuantStudent, _FeaturesAndLogits, fine_tune, qat_training, train_qat
 from edgeaudio.compress.quantize_spec import QatSpec
 from edgeaudio.distill import module as distill_module
@@ -138,7 +138,7 @@ def test_activation_ranges_follow_training_only_and_only_at_first() -> None:
     from edgeaudio.compress.integer_quantizer import IntegerQuantizer
     from edgeaudio.compress.layers import fold_batch_norms
 
-    graph = exported_graph(_FeaturesAndLogits(fold_batch_norms(untrained())), CALIBRATION, any_batch=True)
+    graph = equalised_graph(_FeaturesAndLogits(fold_batch_norms(untrained())), CALIBRATION, any_batch=True)
     student = _FakeQuantStudent(prepare_qat_pt2e(graph, IntegerQuantizer(is_qat=True)), 48, observe_steps=2)
     student.calibrate(CALIBRATION)
 
