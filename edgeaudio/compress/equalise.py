@@ -72,7 +72,8 @@ def _groups(graph: GraphModule) -> list[_Group]:
     for node in graph.graph.nodes:
         if node.op == "output":
             for source in node.all_input_nodes:
-                _group_of(found, source).fixed = True
+                # Images leave only for the next stage, which is cut from the same graph.
+                _group_of(found, source).fixed |= len(_shape(source)) < 4
         elif node.op == "placeholder":
             _group_of(found, node).fixed = True
         elif node.op == "call_function":

@@ -24,6 +24,7 @@ from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.compress.rounding import round_weights
 from edgeaudio.compress.weights import calibration_batches
 from edgeaudio.errors import DataError, ShapeError
+from edgeaudio.students.exits import EarlyExitStudent, StagedGraph
 
 logger = logging.getLogger(__name__)
 
@@ -91,14 +92,27 @@ def quantise_ptq(
             from edgeaudio.compress.integer_quantizer import IntegerQuantizer
 
             quantizer = IntegerQuantizer(keep_float=keep_float, per_channel=per_channel)
-        graph = equalised_graph(fold_batch_norms(student), calibration)
-        round_weights(graph, calibration, keep_float=keep_float, per_channel=per_channel)
-        prepared = observed_graph(graph, calibration, quantizer)
+        treated = _treated(student, calibration, keep_float=keep_float, per_channel=per_channel)
+        prepared = observed_graph(_exported(treated, calibration), calibration, quantizer)
         folded, unfolded = convert_graph(prepared)
     count = check_integer_graph(folded, keep_float)
     check_integer_graph(unfolded, keep_float)
     logger.info("int8 on %d windows: %d quantise, %d dequantise nodes", len(calibration), *_pair(count))
     return QuantisedStudent(folded, unfolded, quantizer, frames, n_mels, len(calibration), count, kept)
+
+
+def _treated(
+    student: nn.Module, calibration: torch.Tensor, *, keep_float: Sequence[str], per_channel: bool
+) -> nn.Module:
+    """A copy with batch norms folded, channels equalised and weights on their int8 grid.
+
+    A student with exits is treated with them, so that the whole and its stages become one int8 model.
+    """
+    folded = fold_batch_norms(student)
+    graph = equalised_graph(StagedGraph(folded) if isinstance(folded, EarlyExitStudent) else folded, calibration)
+    round_weights(graph, calibration, keep_float=keep_float, per_channel=per_channel)
+    # The graph has the weights of the module that it was exported from, not copies.
+    return folded
 
 
 def equalised_graph(folded: nn.Module, calibration: torch.Tensor, *, any_batch: bool = False) -> GraphModule:
@@ -109,10 +123,15 @@ def equalised_graph(folded: nn.Module, calibration: torch.Tensor, *, any_batch: 
         calibration: `(n, frames, n_mels)` windows.
         any_batch: the graph takes batches of any size, else one window.
     """
+    graph = _exported(folded, calibration, any_batch=any_batch)
+    equalise(graph, calibration)
+    return graph
+
+
+def _exported(module: nn.Module, calibration: torch.Tensor, *, any_batch: bool = False) -> GraphModule:
     example = torch.zeros(2 if any_batch else 1, *calibration.shape[1:])
     dynamic = ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},) if any_batch else None
-    graph: GraphModule = torch.export.export(folded, (example,), dynamic_shapes=dynamic).module()
-    equalise(graph, calibration)
+    graph: GraphModule = torch.export.export(module, (example,), dynamic_shapes=dynamic).module()
     return graph
 
 
