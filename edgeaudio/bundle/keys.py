@@ -122,10 +122,10 @@ class PrivateKey:
             UnsupportedError: `cryptography` is not installed.
         """
         data, mode = _read_key_file(path)
-        if mode & 0o077:
-            raise ConfigError(f"{path}: mode is {mode:04o}, so others can use this private key: chmod 600 {path}")
         if b"PUBLIC KEY-----" in data:
             raise ConfigError(f"{path}: holds a public key; signing needs the private key that was made with it")
+        if mode & 0o077:
+            raise ConfigError(f"{path}: mode is {mode:04o}, so others can use this private key: chmod 600 {path}")
         _require_cryptography()
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

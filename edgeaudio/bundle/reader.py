@@ -19,7 +19,7 @@ from edgeaudio.bundle.container import unpack
 from edgeaudio.bundle.golden import GOLDEN_PATH, Golden
 from edgeaudio.bundle.jsonio import parse_json
 from edgeaudio.bundle.manifest import SCHEMA_VERSION, FileEntry, Manifest, ModelFile
-from edgeaudio.bundle.signatures import SIGNATURES_PATH, Signature, parse_signatures
+from edgeaudio.bundle.signature import SIGNATURE_PATH, Signature
 from edgeaudio.bundle.trust import TrustStore
 from edgeaudio.errors import BundleError, ConfigError
 from edgeaudio.spec.base import explain_validation_error
@@ -38,16 +38,16 @@ class Bundle:
         golden: Golden,
         source: str,
         data: bytes,
-        signatures: tuple[Signature, ...],
-        signed_by: tuple[str, ...],
+        signature: Signature | None = None,
+        signed_by: str | None = None,
     ):
         self.manifest = manifest
         self.golden = golden
         #: The verified bytes of every entry, in the order of the file.
         self.entries: Mapping[str, bytes] = MappingProxyType(dict(entries))
-        #: What the file says of its signatures; true only for the trusted keys named in `signed_by`.
-        self.signatures = signatures
-        #: Keys of the required trust store that signed it; empty where no signature was required.
+        #: What the file claims; shown to be true only where `signed_by` names the key.
+        self.signature = signature
+        #: The key of the required trust store that signed it; None where no signature was required.
         self.signed_by = signed_by
         #: Where it came from: for messages only.
         self.source = source
@@ -66,7 +66,7 @@ class Bundle:
         """Read and verify a bundle from a file or from its bytes.
 
         Args:
-            require_signature: keys of which one must have signed the bundle. Without it signatures are not looked into.
+            require_signature: keys of which one must have signed the bundle. Without it a signature is not verified.
         Raises:
             ConfigError: there is no such file, or the trust store is empty.
             BundleError: malformed, damaged, tampered with, or made for another schema version.
@@ -98,17 +98,17 @@ def _verify(data: bytes, source: str, trust: TrustStore | None) -> Bundle:
     if next(iter(payloads), None) != MANIFEST_PATH:
         raise BundleError(f"{source}: the first entry must be {MANIFEST_PATH!r}, it is {next(iter(payloads), None)!r}")
     check_limit(f"{source}: {MANIFEST_PATH}: bytes", len(payloads[MANIFEST_PATH]), MANIFEST_BYTES)
-    signatures: tuple[Signature, ...] = ()
-    if SIGNATURES_PATH in payloads:
-        signatures = parse_signatures(payloads[SIGNATURES_PATH], f"{source}: {SIGNATURES_PATH}")
+    signature = None
+    if SIGNATURE_PATH in payloads:
+        signature = Signature.from_bytes(payloads[SIGNATURE_PATH], f"{source}: {SIGNATURE_PATH}")
     # Before the manifest is parsed: no parser sees what a stranger wrote.
-    signed_by = () if trust is None else trust.check(payloads[MANIFEST_PATH], signatures, source)
+    signed_by = None if trust is None else trust.check(payloads[MANIFEST_PATH], signature, source)
     manifest = parse_manifest(payloads[MANIFEST_PATH], f"{source}: {MANIFEST_PATH}")
     check_entries(manifest, payloads, source)
     where = f"{source}: {manifest.golden.path}"
     golden = Golden.from_bytes(payloads[manifest.golden.path], where)
     golden.check_fits(manifest, where)
-    return Bundle(manifest, payloads, golden, source, data, signatures, signed_by)
+    return Bundle(manifest, payloads, golden, source, data, signature, signed_by)
 
 
 def parse_manifest(data: bytes, source: str) -> Manifest:
@@ -124,17 +124,17 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
 
 
 def entry_order(manifest: Manifest) -> list[str]:
-    """The names of all entries in the order of the file; signatures, if any, come after them."""
+    """The names of all entries in the order of the file; a signature, if any, comes after them."""
     return [MANIFEST_PATH, *(file.path for file in manifest.model_files), manifest.golden.path]
 
 
 def check_entries(manifest: Manifest, payloads: dict[str, bytes], source: str) -> None:
-    """Raise `BundleError` unless `payloads` are exactly what `manifest` lists, then any signatures."""
+    """Raise `BundleError` unless `payloads` are exactly what `manifest` lists, then any signature."""
     if manifest.golden.path != GOLDEN_PATH:
         raise BundleError(f"{source}: golden.path is {manifest.golden.path!r}, wanted {GOLDEN_PATH!r}")
     wanted, given = entry_order(manifest), list(payloads)
-    if SIGNATURES_PATH in payloads:
-        wanted.append(SIGNATURES_PATH)
+    if SIGNATURE_PATH in payloads:
+        wanted.append(SIGNATURE_PATH)
     if given != wanted:
         missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
         detail = f"missing: {missing}, not in the manifest: {extra}" if missing or extra else f"wanted order: {wanted}"

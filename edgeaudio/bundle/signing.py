@@ -7,22 +7,19 @@ from pathlib import Path
 from edgeaudio.bundle.container import pack
 from edgeaudio.bundle.keys import PrivateKey
 from edgeaudio.bundle.reader import MANIFEST_PATH, Bundle
-from edgeaudio.bundle.signatures import SIGNATURES_PATH, Signature, pack_signatures
+from edgeaudio.bundle.signature import SIGNATURE_PATH, Signature
 from edgeaudio.bundle.trust import TrustStore
 from edgeaudio.spec.fs import atomic_write
 
 
 def signed_bytes(bundle: Bundle, key: PrivateKey) -> bytes:
-    """The bytes of `bundle` with the signature of `key`; those of other keys are kept as they are.
+    """The bytes of `bundle` signed by `key`, in place of any other signature; all else stays as it is.
 
     Raises:
-        LimitError: more signatures or entries than `edgeaudio.spec.limits` allows.
+        LimitError: the signature makes more entries or bytes than `edgeaudio.spec.limits` allows.
     """
-    mine = Signature(key.public.key_id, key.sign(bundle.entries[MANIFEST_PATH]))
-    others = [signature for signature in bundle.signatures if signature.key_id != mine.key_id]
-    # Not through `bundle_bytes`: it would write the manifest anew, and other keys signed these very bytes.
-    signatures = {SIGNATURES_PATH: pack_signatures([*others, mine])}
-    data = pack({**bundle.entries} | signatures)
+    signature = Signature(key.public.key_id, key.sign(bundle.entries[MANIFEST_PATH]))
+    data = pack({**bundle.entries} | {SIGNATURE_PATH: signature.to_bytes()})
     Bundle.read(data, require_signature=TrustStore("new bundle", {"signer": key.public}))
     return data
 

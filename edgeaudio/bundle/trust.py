@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from edgeaudio.bundle.keys import PublicKey, create_key_file, refuse_writable_by_all
-from edgeaudio.bundle.signatures import SIGNATURES_PATH, Signature
+from edgeaudio.bundle.signature import SIGNATURE_PATH, Signature
 from edgeaudio.errors import ConfigError, SignatureError, closest_match_hint
 from edgeaudio.spec.fs import fsync_dir
 
@@ -45,41 +45,33 @@ class TrustStore:
                 raise ConfigError(f"{folder}: {first}{_SUFFIX} and {name}{_SUFFIX} hold the same key; remove one")
         return cls(str(folder), keys)
 
-    def check(self, manifest: bytes, signatures: Sequence[Signature], source: str) -> tuple[str, ...]:
-        """The names of the trusted keys that signed exactly these bytes; at least one.
-
-        Signatures by keys that are not here neither help nor harm: a bundle may carry those of an old and a new key.
+    def check(self, manifest: bytes, signature: Signature | None, source: str) -> str:
+        """The name of the trusted key that signed exactly these bytes.
 
         Raises:
             ConfigError: this store is empty.
-            SignatureError: no signature, none by a key of this store, or one that is not over these bytes.
+            SignatureError: no signature, by a key that is not in this store, or not over these bytes.
         """
-        where = f"{source}: {SIGNATURES_PATH}"
+        where = f"{source}: {SIGNATURE_PATH}"
         if not self.keys:
             raise ConfigError(f"{self.source}: holds no trusted key. Add one: edgeaudio bundle trust add NAME.pub")
-        if not signatures:
+        if signature is None:
             raise SignatureError(
                 f"{where}: missing, and a signature is required. Sign the bundle: edgeaudio bundle sign FILE --key KEY"
             )
         names = {key.key_id: name for name, key in self.keys.items()}
-        signers = []
-        for signature in signatures:
-            name = names.get(signature.key_id)
-            if name is None:
-                continue
-            if not self.keys[name].verifies(signature.value, manifest):
-                raise SignatureError(
-                    f"{where}: what key {name!r} ({signature.key_id}) signed is not this manifest: the bundle was "
-                    "changed after it was signed. Get it again from where it was signed"
-                )
-            signers.append(name)
-        if not signers:
-            given = ", ".join(signature.key_id for signature in signatures)
+        name = names.get(signature.key_id)
+        if name is None:
             raise SignatureError(
-                f"{where}: signed by key {given}, trusted in {self.source}: {', '.join(self.keys)}. "
+                f"{where}: the key is {signature.key_id}, trusted in {self.source}: {', '.join(self.keys)}. "
                 "If you know that key: edgeaudio bundle trust add NAME.pub"
             )
-        return tuple(signers)
+        if not self.keys[name].verifies(signature.value, manifest):
+            raise SignatureError(
+                f"{where}: not a signature by key {name!r} over this manifest: the bundle was changed after it was "
+                "signed, or carries the signature of another. Get it again from where it was signed"
+            )
+        return name
 
 
 def add_trusted(folder: Path, file: Path, name: str | None = None) -> tuple[str, PublicKey]:

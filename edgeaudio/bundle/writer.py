@@ -54,7 +54,7 @@ def write_bundle(path: Path, manifest: Manifest, artefacts: Mapping[str, bytes],
 def with_manifest(bundle: Bundle, manifest: Manifest) -> bytes:
     """The bytes of `bundle` with another manifest over the same files (parity and metrics, say).
 
-    Signatures are left out: they were over the other manifest.
+    A signature is left out: it was over the other manifest.
 
     Raises:
         BundleError: `manifest` lists other files, sizes or digests.

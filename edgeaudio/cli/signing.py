@@ -71,20 +71,15 @@ def sign(
 ) -> None:
     """Sign a bundle, in place, after verifying every byte of it.
 
-    Signatures of other keys stay. The passphrase of an encrypted key comes from the variable
-    EDGEAUDIO_KEY_PASSPHRASE, or is asked for.
+    A bundle has one signature: a second one takes the place of the first. The passphrase of an
+    encrypted key comes from the variable EDGEAUDIO_KEY_PASSPHRASE, or is asked for.
     """
     from edgeaudio.bundle import Bundle, PrivateKey, sign_bundle
 
     private = PrivateKey.read(key, lambda: _passphrase(key))
     sign_bundle(bundle, private)
     signed = Bundle.read(bundle)
-    result = {
-        "bundle": bundle,
-        "sha256": signed.sha256,
-        "key_id": private.public.key_id,
-        "signatures": [signature.key_id for signature in signed.signatures],
-    }
+    result = {"bundle": bundle, "sha256": signed.sha256, "key_id": private.public.key_id}
     if as_json:
         print_json(result)
     else:
@@ -101,13 +96,13 @@ def verify(bundle: BundleFile, trust: Trust = None, as_json: Json = False) -> No
     folder = trust_folder(trust)
     store = TrustStore.load(folder)
     verified = Bundle.read(bundle, require_signature=store)
-    trusted = {store.keys[name].key_id for name in verified.signed_by}
+    assert verified.signed_by is not None
     result = {
         "bundle": bundle,
         "sha256": verified.sha256,
+        "signed_by": verified.signed_by,
+        "key_id": store.keys[verified.signed_by].key_id,
         "trust": folder,
-        "signed_by": [{"name": name, "key_id": store.keys[name].key_id} for name in verified.signed_by],
-        "not_trusted": [item.key_id for item in verified.signatures if item.key_id not in trusted],
     }
     if as_json:
         print_json(result)
