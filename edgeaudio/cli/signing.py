@@ -89,7 +89,8 @@ def sign(
 def verify(bundle: BundleFile, trust: Trust = None, as_json: Json = False) -> None:
     """Verify that a trusted key signed a bundle, and every byte of it.
 
-    Exit code 3 when the bundle is damaged or changed, or no trusted key signed it.
+    Exit code 3 when the bundle is damaged or changed, or no trusted key signed it; 2 when there is
+    no trusted key at all.
     """
     from edgeaudio.bundle import Bundle, TrustStore
 
