@@ -83,20 +83,21 @@ def arm_results(summary: RunSummary, arm: str) -> list[ArmResult]:
 def rows(runs: Runs) -> list[str]:
     """One line per recipe, arm and seed."""
     lines = [
-        "| recipe | arm | seed | params | MACs per window | int8 file | bytes | clips right per fold | of 400 | fp32 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | arm | seed | params | MACs per window | int8 file | bytes | clips right per fold | of 400 | fp32 "
+        "| lost to int8 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, summaries in runs.items():
         for summary, arm in ((s, arm) for s in summaries for arm in arms_of(s)):
             artefact = best_artefact(summary, arm)
-            folds = summary.per_fold(arm, artefact)
+            folds, before = summary.per_fold(arm, artefact), summary.per_fold(arm, "torch-fp32")
             results = arm_results(summary, arm)
             params = max(result.params or summary.params for result in results)
             macs = max(result.macs_per_window or summary.macs_per_window for result in results)
             lines.append(
                 f"| {name} | {arm} | {summary.seed} | {params:,} | {macs:,} | {artefact} "
                 f"| {size_bytes(summary, arm):,} | {' '.join(map(str, folds))} | **{sum(folds)}** "
-                f"| {sum(summary.per_fold(arm, 'torch-fp32'))} |"
+                f"| {sum(before)} | {' '.join(str(a - b) for a, b in zip(before, folds, strict=True))} |"
             )
     return lines
 
