@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
+from edgeaudio.data.rooms import room_response
 from edgeaudio.data.synth_sounds import CLIP_SAMPLES, SAMPLE_RATE_HZ, SOUNDS, Rng, Wave
 from edgeaudio.errors import ConfigError, DataError
 from edgeaudio.spec.fs import atomic_write
@@ -132,7 +133,11 @@ def _record(rng: Rng, sources: list[tuple[int, float]]) -> Wave:
         used = {class_index for class_index, _ in sources}
         other = int(rng.choice([i for i in range(len(sounds)) if i not in used]))
         mix += _normal(sounds[other](rng)) * np.float32(10 ** (rng.uniform(-30, -15) / 20))
-    spectrum = np.fft.rfft(mix, _FFT_SAMPLES) * np.fft.rfft(_room(rng), _FFT_SAMPLES) * _microphone(rng)
+    spectrum = (
+        np.fft.rfft(mix, _FFT_SAMPLES)
+        * np.fft.rfft(room_response(rng, SAMPLE_RATE_HZ), _FFT_SAMPLES)
+        * _microphone(rng)
+    )
     heard = _normal(np.fft.irfft(spectrum, _FFT_SAMPLES)[:CLIP_SAMPLES].astype(np.float32))
     heard += _noise(rng) * np.float32(10 ** (-rng.uniform(5, 32) / 20))
     level = 10 ** (rng.uniform(-34, -12) / 20)
@@ -145,16 +150,6 @@ def _normal(x: Wave) -> Wave:
     loudest = np.sort(blocks)[-len(blocks) // 4 :]
     scaled: Wave = x / np.float32(np.sqrt(loudest.mean()) + 1e-9)
     return scaled
-
-
-def _room(rng: Rng) -> Wave:
-    """Impulse response: direct sound, then noise that falls by 60 dB in 0.05 to 0.7 s."""
-    rt60_s = float(np.exp(rng.uniform(np.log(0.05), np.log(0.7))))
-    t = np.arange(int(rt60_s * SAMPLE_RATE_HZ), dtype=np.float32) / SAMPLE_RATE_HZ
-    tail: Wave = rng.standard_normal(len(t), np.float32) * np.exp(-t * np.float32(6.908 / rt60_s))
-    tail *= np.float32(10 ** (rng.uniform(-24, -3) / 20)) / np.sqrt(np.square(tail).sum())
-    tail[0] += 1
-    return tail
 
 
 def _microphone(rng: Rng) -> Wave:

@@ -15,6 +15,7 @@ import soxr
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from edgeaudio.data.rooms import reverberate, room_response
 from edgeaudio.errors import DataError
 from edgeaudio.spec import FrontendSpec, Spec, WindowSpec
 
@@ -25,6 +26,7 @@ MARGIN_S = 0.02
 # A crop is taken where the clip is within this many dB of its own loudest part.
 ACTIVE_RANGE_DB = 50.0
 SPLICE_FADE_S = 0.02
+_ROOM_STREAM = 1
 # Most clips in one window (`AugmentSpec.mix3`).
 MAX_SOURCES = 3
 
@@ -40,6 +42,7 @@ class AugmentSpec(Spec):
     mix_beta: float = Field(0.5, gt=0)
     equalise: float = Field(0.5, ge=0, le=1, description="random smooth equaliser")
     equalise_db: float = Field(9.0, ge=0, le=40)
+    room: float = Field(0.0, ge=0, le=1, description="in a random simulated room")
     gain_db: float = Field(12.0, ge=0, le=60)
     silence: float = Field(0.03, ge=0, le=1, description="near-silent windows with a uniform target")
 
@@ -122,6 +125,11 @@ class WindowMaker:
             target += np.float32(weight) * self.source.target(i)
         if rng.random() < augment.equalise:
             waveform = _equalise(waveform, augment.equalise_db, rng)
+        if augment.room:
+            # Draws of its own: without rooms, windows are what they were before there were any.
+            room_rng = np.random.default_rng([self.seed, index, _ROOM_STREAM])
+            if room_rng.random() < augment.room:
+                waveform = reverberate(waveform, room_response(room_rng, self.rate))
         gain = 10 ** (rng.uniform(-augment.gain_db, augment.gain_db) / 20)
         waveform = np.clip(waveform * np.float32(gain), -1, 1)
         sources = tuple(zip(indices, (float(weight) for weight in weights), strict=True))

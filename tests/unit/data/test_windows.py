@@ -88,6 +88,28 @@ def test_windows_come_from_active_parts_of_a_clip_padded_with_silence():
     assert all(made.make(3 * k).waveform.any() for k in range(50))
 
 
+def test_a_room_adds_what_comes_after_a_sound_and_leaves_everything_else():
+    clips = Clips((0.3,))
+    dry, wet = maker(PLAIN, clips=clips), maker(PLAIN.model_copy(update={"room": 1.0}), clips=clips)
+    behind = []
+    for index in range(20):
+        before, after = dry.make(index), wet.make(index)
+        np.testing.assert_array_equal(before.target, after.target)
+        rms = [np.sqrt(np.square(w.waveform).mean()) for w in (before, after)]
+        assert rms[1] == pytest.approx(rms[0], rel=1e-3)
+        end = int(np.flatnonzero(before.waveform)[-1]) + 1
+        behind.append(float(np.abs(after.waveform[end:]).max(initial=0)))
+        assert not np.abs(after.waveform[: np.flatnonzero(before.waveform)[0]]).max(initial=0) > 1e-6, (
+            "before its cause"
+        )
+    assert max(behind) > 1e-3
+    assert len({round(level, 9) for level in behind}) > 10, "one room for all windows"
+
+
+def test_without_rooms_windows_are_drawn_as_if_there_were_none():
+    np.testing.assert_array_equal(maker().make(7).waveform, maker(AugmentSpec(room=1e-12)).make(7).waveform)
+
+
 def test_no_clips_and_senseless_augmentation_are_refused():
     clips = Clips()
     clips.waves = []
