@@ -4,7 +4,7 @@
 
 Every clip is cut into patches of 15,600 samples each 0.48 s. A logistic regression on what YAMNet says of a patch, its
 1,024 embedding values or its 521 scores, is trained on four folds and tried on the fifth; a clip's answer is the mean
-over its patches. How strongly the weights are held back is chosen on the training folds alone, each left out in turn.
+over its patches. How strongly the weights are held back is chosen on the training folds alone, one of them left out.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def fit(values: Float32, targets: NDArray[np.int64], n_classes: int, penalty: fl
     x, y = scaled(values), torch.from_numpy(targets)
     weight = torch.zeros(values.shape[1], n_classes, requires_grad=True)
     bias = torch.zeros(n_classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
@@ -101,16 +101,13 @@ def cross_validated(
 ) -> tuple[list[int], list[float]]:
     """(clips right per official fold, penalty chosen for each)."""
     right, chosen = [], []
-    for fold in np.unique(folds):
+    names = np.unique(folds)
+    for fold, stand_in in zip(names, np.roll(names, -1), strict=True):
         rest = folds != fold
         kept = rest[found.clip]
         number = np.cumsum(rest) - 1
         inner = Features(found.values[kept], number[found.clip[kept]])
-        inner_labels, inner_folds = labels[rest], folds[rest]
-        scores = [
-            sum(n_right(inner, inner_labels, inner_folds != other, penalty) for other in np.unique(inner_folds))
-            for penalty in PENALTIES
-        ]
+        scores = [n_right(inner, labels[rest], folds[rest] != stand_in, penalty) for penalty in PENALTIES]
         chosen.append(PENALTIES[int(np.argmax(scores))])
         right.append(n_right(found, labels, rest, chosen[-1]))
     return right, chosen
