@@ -17,8 +17,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from edgeaudio.audio.source import MAX_ABS_SAMPLE, SourceStats, scrub
-from edgeaudio.errors import AudioFileError, ConfigError
+from edgeaudio.audio.source import MAX_ABS_SAMPLE, AudioFormat, Sink, check_chunk_samples
+from edgeaudio.errors import AudioFileError
 from edgeaudio.spec import limits
 
 # Samples of all channels together that are decoded at a time: bounds memory by the data that is
@@ -54,7 +54,7 @@ def decode_file(path: Path, *, max_s: float = limits.CLIP_S) -> DecodedAudio:
     with _open_checked(path, max_s) as stream:
         sample_rate, channels, claimed_samples = stream.samplerate, stream.channels, stream.frames
         source_format = f"{stream.format}/{stream.subtype}"
-        blocks = list(_mono_blocks(path, stream, max(1, _BLOCK_SAMPLES // channels)))
+        blocks = [_mono(block) for block in _blocks(path, stream, max(1, _BLOCK_SAMPLES // channels))]
     waveform = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
     if len(waveform) < claimed_samples:
         raise AudioFileError(
@@ -66,39 +66,45 @@ def decode_file(path: Path, *, max_s: float = limits.CLIP_S) -> DecodedAudio:
     return DecodedAudio(waveform, sample_rate, channels, source_format)
 
 
-def iter_file_chunks(path: Path, chunk_samples: int, *, max_s: float = limits.CLIP_S) -> FileChunks:
-    """Stream a file in chunks, as `PCMReader` streams standard input."""
-    return FileChunks(path, chunk_samples, max_s=max_s)
+class FileSource:
+    """A file as a source (see `AudioSource`): it waits for its reader, so it goes as fast as it is classified.
 
-
-class FileChunks:
-    """Iterates float32 mono chunks `(chunk_samples,)`, the last one shorter; one pass.
-
-    Unlike `decode_file` it treats the file as a live signal: non-finite samples become 0 and are
-    counted in `stats`, and a file that ends before its header says simply ends.
+    Unlike `decode_file` it is taken as a live signal: samples that are not finite are left to the listener, who
+    counts them, and a file that ends before its header says simply ends.
 
     Raises:
-        AudioFileError: as `decode_file` for what the header tells; undecodable data while iterating.
+        AudioFileError: as `decode_file`: in `open` for what the header tells, in `chunks` for undecodable data.
     """
 
-    def __init__(self, path: Path, chunk_samples: int, *, max_s: float = limits.CLIP_S) -> None:
-        if chunk_samples < 1:
-            raise ConfigError(f"chunk_samples is {chunk_samples}, wanted at least 1")
-        self.path, self.chunk_samples = path, chunk_samples
-        self.stats = SourceStats()
-        self._stream = _open_checked(path, max_s, allow_cut=True)
-        self.sample_rate: int = self._stream.samplerate
-        self.channels: int = self._stream.channels
+    live = False
+    reopens = False
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+    def __init__(self, path: Path | str, *, chunk_samples: int = 1600, max_s: float = limits.CLIP_S) -> None:
+        self.path, self.name = Path(path), str(path)
+        self._chunk_samples, self._max_s = check_chunk_samples(chunk_samples), max_s
+        self._stream: Any = None
+
+    def open(self) -> AudioFormat:
+        """See `AudioSource.open`."""
+        self._stream = _open_checked(self.path, self._max_s, allow_cut=True)
+        return AudioFormat(self._stream.samplerate, self._stream.channels)
+
+    def capture(self, sink: Sink) -> None:
+        """See `AudioSource.capture`."""
+        for frames in self.chunks():
+            sink.write(frames)
+            if sink.stopped():
+                return
+
+    def chunks(self) -> Iterator[NDArray[np.float32]]:
+        """Frames `(chunk_samples, channels)`, the last ones fewer; once."""
         with self._stream as stream:
-            for block in _mono_blocks(self.path, stream, self.chunk_samples, self.stats):
-                self.stats.samples_in += len(block)
-                yield block
+            yield from _blocks(self.path, stream, self._chunk_samples)
 
     def close(self) -> None:
-        """Release the file early; iterating to the end does it too."""
-        self._stream.close()
+        """See `AudioSource.close`."""
+        if self._stream is not None:
+            self._stream.close()
 
 
 def _open_checked(path: Path, max_s: float, *, allow_cut: bool = False) -> Any:
@@ -143,10 +149,8 @@ def _check_header(path: Path, stream: Any, max_s: float, allow_cut: bool) -> Non
         )
 
 
-def _mono_blocks(
-    path: Path, stream: Any, block_samples: int, stats: SourceStats | None = None
-) -> Iterator[NDArray[np.float32]]:
-    """Decoded blocks, mean of channels; with `stats` each is scrubbed before mixing."""
+def _blocks(path: Path, stream: Any, block_samples: int) -> Iterator[NDArray[np.float32]]:
+    """Decoded blocks `(n, channels)`."""
     while True:
         try:
             block: NDArray[np.float32] = stream.read(block_samples, dtype="float32", always_2d=True)
@@ -154,10 +158,13 @@ def _mono_blocks(
             raise _undecodable(path, error) from error
         if not len(block):
             return
-        if stats is not None:
-            block = scrub(block, stats)
-        with np.errstate(over="ignore", invalid="ignore"):  # Level and finiteness are checked after.
-            yield block[:, 0].copy() if stream.channels == 1 else block.mean(axis=1, dtype=np.float32)
+        yield block
+
+
+def _mono(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of channels."""
+    with np.errstate(over="ignore", invalid="ignore"):  # Level and finiteness are checked after.
+        return block[:, 0].copy() if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
 
 
 def _check_level(path: Path, waveform: NDArray[np.float32]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.audio.source import SourceStats, scrub
+from edgeaudio.audio.source import AudioFormat, Sink, check_chunk_samples
 from edgeaudio.errors import AudioDeviceError, ConfigError, closest_match_hint
 from edgeaudio.spec import limits
 
@@ -20,72 +20,75 @@ SampleFormat = Literal["s16le", "f32le"]
 _DTYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 
 
-def pcm16_to_float(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """int16 to float32 in [-1, 1)."""
-    # 32768, not 32767: -32768 must map to exactly -1.0, as in libsndfile and the firmware.
-    return samples.astype(np.float32) / np.float32(32768)
+class PCMSource:
+    """Interleaved PCM from a binary stream (see `AudioSource`). It waits for its reader: a pipe loses nothing.
 
-
-class PCMReader:
-    """Iterates float32 mono chunks `(chunk_samples,)` of interleaved PCM, the last one shorter; one pass.
-
-    Short reads are joined, so a pipe gives the same chunks as a file. Bytes after the last whole
-    sample of all channels are counted in `stats.trailing_bytes` and reported once.
+    Bytes after the last whole frame are counted in `trailing_bytes` and reported once.
 
     Raises:
-        ConfigError: unknown format, or a channel or chunk size out of range.
-        AudioDeviceError: the stream is non-blocking.
+        ConfigError: unknown format, or a rate, channel or chunk size out of range.
     """
 
+    live = False
+    reopens = False
+
     def __init__(
-        self, stream: BinaryIO, *, sample_format: SampleFormat = "s16le", channels: int = 1, chunk_samples: int
+        self,
+        stream: BinaryIO,
+        *,
+        sample_rate: int,
+        sample_format: SampleFormat = "s16le",
+        channels: int = 1,
+        chunk_samples: int = 1600,
+        name: str = "PCM input",
     ) -> None:
         if sample_format not in _DTYPES:
             raise ConfigError(f"sample_format {sample_format!r}. {closest_match_hint(sample_format, _DTYPES)}")
         if not 1 <= channels <= limits.CHANNELS:
             raise ConfigError(f"channels is {channels}, wanted 1 to {limits.CHANNELS}")
-        if chunk_samples < 1:
-            raise ConfigError(f"chunk_samples is {chunk_samples}, wanted at least 1")
-        self.channels, self.chunk_samples = channels, chunk_samples
-        self.stats = SourceStats()
-        self._stream = stream
-        self._dtype = _DTYPES[sample_format]
+        self.name, self.trailing_bytes = name, 0
+        self._chunk_samples = check_chunk_samples(chunk_samples)
+        self._stream, self._dtype = stream, _DTYPES[sample_format]
+        self._audio = AudioFormat(sample_rate, channels, np.int16 if self._dtype.kind == "i" else np.float32)
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        bytes_per_sample = self._dtype.itemsize * self.channels
-        wanted_bytes = self.chunk_samples * bytes_per_sample
-        ended = False
-        while not ended:
-            data = self._read(wanted_bytes)
-            ended = len(data) < wanted_bytes
-            self.stats.trailing_bytes = len(data) % bytes_per_sample
-            chunk = self._mono(data[: len(data) - self.stats.trailing_bytes])
-            self.stats.samples_in += len(chunk)
-            if len(chunk):
-                yield chunk
-        if self.stats.trailing_bytes:
+    def open(self) -> AudioFormat:
+        """See `AudioSource.open`."""
+        return self._audio
+
+    def capture(self, sink: Sink) -> None:
+        """See `AudioSource.capture`. Raises AudioDeviceError when the stream is non-blocking."""
+        for frames in self.chunks():
+            sink.write(frames)
+            if sink.stopped():
+                return
+
+    def close(self) -> None:
+        """The stream belongs to the caller."""
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """Frames `(n, channels)`, as they come, at most `chunk_samples` at once."""
+        bytes_per_frame = self._dtype.itemsize * self._audio.channels
+        held = b""
+        while data := self._read(self._chunk_samples * bytes_per_frame - len(held)):
+            data = held + data
+            whole = len(data) // bytes_per_frame * bytes_per_frame
+            held = data[whole:]
+            if whole:
+                samples = np.frombuffer(data[:whole], self._dtype).astype(self._audio.dtype, copy=False)
+                yield samples.reshape(-1, self._audio.channels)
+        self.trailing_bytes = len(held)
+        if held:
             logger.warning(
-                "PCM input ended %d bytes into a sample of %d bytes: check sample format and channels",
-                self.stats.trailing_bytes,
-                bytes_per_sample,
+                "PCM input ended %d bytes into a frame of %d bytes: check sample format and channels",
+                len(held),
+                bytes_per_frame,
             )
 
     def _read(self, n_bytes: int) -> bytes:
-        """Exactly `n_bytes`, fewer only at the end of the stream."""
-        parts: list[bytes] = []
-        missing = n_bytes
-        while missing:
-            part: bytes | None = self._stream.read(missing)
-            if part is None:
-                raise AudioDeviceError("the PCM stream is non-blocking; give a blocking one")
-            if not part:
-                break
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
-
-    def _mono(self, data: bytes) -> NDArray[np.float32]:
-        samples = np.frombuffer(data, self._dtype)
-        waveform = pcm16_to_float(samples) if self._dtype.kind == "i" else samples.astype(np.float32)
-        waveform = scrub(waveform, self.stats)
-        return waveform if self.channels == 1 else waveform.reshape(-1, self.channels).mean(axis=1, dtype=np.float32)
+        """What is there, at most `n_bytes`; nothing only at the end of the stream."""
+        # `read` of a buffered stream waits for all of it: sound would come late.
+        read = getattr(self._stream, "read1", self._stream.read)
+        data: bytes | None = read(n_bytes)
+        if data is None:
+            raise AudioDeviceError("the PCM stream is non-blocking; give a blocking one")
+        return data

@@ -1,4 +1,4 @@
-"""`stream`: live audio in, one JSON object per event out."""
+"""`stream`: live audio in, one JSON object per record out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
@@ -17,9 +17,11 @@ from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
-    from edgeaudio.audio.files import FileChunks
-    from edgeaudio.audio.pcm import PCMReader
-    from edgeaudio.runtime.stream import StreamClassifier
+    from edgeaudio.audio.source import AudioSource
+    from edgeaudio.runtime.live import Stream
+    from edgeaudio.runtime.observer import Health
+
+INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -45,19 +47,33 @@ def stream(
     ] = None,
     sample_format: Annotated[str, typer.Option("--format", help="Of raw PCM: s16le or f32le.")] = "s16le",
     channels: Annotated[int, typer.Option(min=1, max=8, help="Of raw PCM, interleaved.")] = 1,
+    channel: Annotated[
+        int | None,
+        typer.Option(min=1, max=8, metavar="N", help="Listen to this one, from 1. Default: the mean of all."),
+    ] = None,
     chunk_samples: Annotated[
         int, typer.Option(min=1, help="Samples read at once; changes the delay, never the events.")
     ] = 1600,
+    on_overrun: Annotated[
+        str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")
+    ] = "drop-oldest",
+    ring_ms: Annotated[
+        int, typer.Option(min=500, metavar="MS", help="Audio that waits at most before it is dropped.")
+    ] = 4000,
+    health_every: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Print health on stderr, as JSON, this often. 0: never.")
+    ] = 0,
 ) -> None:
     """Print the events in live audio, one JSON object per line.
 
-    Listens to a file, or to raw PCM on standard input, until it ends or until Ctrl-C (exit code
-    130). A summary goes to stderr.
+    Listens to a file, or to raw PCM on standard input, until it ends, until Ctrl-C (exit code 130) or until it is
+    told to end (SIGTERM, exit code 0). A summary goes to stderr.
     """
+    from edgeaudio.cli.health import HealthLines
     from edgeaudio.runtime.classifier import Classifier
-    from edgeaudio.runtime.stream import StreamClassifier
+    from edgeaudio.runtime.live import OverrunPolicy, Stream, StreamOptions
 
-    chunks: PCMReader | FileChunks
+    options = StreamOptions(on_overrun=cast(OverrunPolicy, on_overrun), ring_s=ring_ms / 1000)
     classifier = Classifier.load(
         bundle,
         engine=engine,
@@ -66,35 +82,43 @@ def stream(
         exits=exits,
         require_signature=required_trust(require_signature, trust),
     )
+    opened: AudioSource
     if source == "-":
         rate_hz = classifier.sample_rate if sample_rate is None else sample_rate
-        chunks = _open_stdin(sample_format, channels, chunk_samples)
+        opened = _open_stdin(rate_hz, sample_format, channels, chunk_samples)
     else:
-        chunks, rate_hz = _open_file(source, sample_rate, chunk_samples)
-    streamer = StreamClassifier(classifier, sample_rate=rate_hz)
-    n_events, interrupted = 0, False
+        opened = _open_file(source, sample_rate, chunk_samples)
+    observers = [HealthLines(health_every)] if health_every else []
+    streaming = Stream(classifier, opened, channel=channel, observers=observers, options=options)
     try:
-        with _stoppable(chunks) as stop:
-            for chunk in stop:
-                n_events += _emit(streamer.feed(chunk))
-        interrupted = stop.requested
-        n_events += _emit(streamer.flush())
+        with _stopped_by_signals(streaming) as by:
+            for record in streaming:
+                print(record.to_json(), flush=True)
     finally:
-        _summarise(streamer, n_events, rate_hz)
-    if interrupted:
-        raise typer.Exit(130)
+        streaming.close()
+        _summarise(streaming.health, streaming.sample_rate)
+    if by == [signal.SIGINT]:
+        raise typer.Exit(INTERRUPTED)
 
 
-def _open_stdin(sample_format: str, channels: int, chunk_samples: int) -> PCMReader:
-    from edgeaudio.audio.pcm import PCMReader
+def _open_stdin(sample_rate: int, sample_format: str, channels: int, chunk_samples: int) -> AudioSource:
+    from edgeaudio.audio.pcm import PCMSource
 
-    # The reader checks the format and names the nearest one.
-    checked = cast(Literal["s16le", "f32le"], sample_format)
-    return PCMReader(sys.stdin.buffer, sample_format=checked, channels=channels, chunk_samples=chunk_samples)
+    # Unbuffered where there is such a thing: Python cannot end while another thread holds a buffered stdin.
+    stdin: BinaryIO = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    return PCMSource(
+        stdin,
+        sample_rate=sample_rate,
+        # The source checks the format and names the nearest one.
+        sample_format=cast(Literal["s16le", "f32le"], sample_format),
+        channels=channels,
+        chunk_samples=chunk_samples,
+        name="standard input",
+    )
 
 
-def _open_file(source: str, sample_rate: int | None, chunk_samples: int) -> tuple[FileChunks, int]:
-    from edgeaudio.audio.files import iter_file_chunks
+def _open_file(source: str, sample_rate: int | None, chunk_samples: int) -> AudioSource:
+    from edgeaudio.audio.files import FileSource
 
     if source == "mic":
         raise UnsupportedError(
@@ -103,60 +127,42 @@ def _open_file(source: str, sample_rate: int | None, chunk_samples: int) -> tupl
         )
     if sample_rate is not None:
         raise ConfigError(f"--sample-rate is for raw PCM (--input -); the file {source!r} knows its own rate")
-    chunks = iter_file_chunks(Path(source), chunk_samples)
-    return chunks, chunks.sample_rate
+    return FileSource(Path(source), chunk_samples=chunk_samples)
 
 
-def _emit(events: list[Any]) -> int:
-    for event in events:
-        print(event.to_json(), flush=True)
-    return len(events)
-
-
-def _summarise(streamer: StreamClassifier, n_events: int, rate_hz: int) -> None:
-    stats = streamer.stats
+def _summarise(health: Health, rate_hz: int) -> None:
     print(
-        f"heard {stats.samples_in / rate_hz:.2f} s ({stats.samples_in} samples at {rate_hz} Hz), {stats.hops} windows, "
-        f"{n_events} events; {stats.nan_samples} samples not finite, {stats.clipped_fraction:.2%} clipped",
+        f"heard {health.samples_in / rate_hz:.2f} s ({health.samples_in} samples at {rate_hz} Hz), "
+        f"{health.hops} windows, {health.events} events; {health.gaps} gaps, {health.dropped_samples} samples lost, "
+        f"{health.nan_samples} not finite, {health.clipped_fraction:.2%} clipped; "
+        f"{health.rtf:.4f} of real time, {health.rss_bytes / 2**20:.0f} MiB",
         file=sys.stderr,
     )
-    if stats.exit_counts:
-        counts = ", ".join(f"exit {number}: {count}" for number, count in enumerate(stats.exit_counts))
+    if health.exit_counts:
+        counts = ", ".join(f"exit {number}: {count}" for number, count in enumerate(health.exit_counts))
         print(f"windows that stopped at {counts} (the last is the final answer)", file=sys.stderr)
-
-
-class _Stoppable:
-    """Iterates chunks until they end or Ctrl-C. Interrupts only the waiting, never a chunk half-way."""
-
-    def __init__(self, chunks: PCMReader | FileChunks) -> None:
-        self.requested = False
-        self._chunks = chunks
-        self._waiting = False
-
-    def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The SIGINT handler."""
-        self.requested = True
-        if self._waiting:
-            raise KeyboardInterrupt
-
-    def __iter__(self) -> Iterator[Any]:
-        chunks = iter(self._chunks)
-        while not self.requested:
-            try:
-                self._waiting = True
-                chunk = next(chunks)
-            except (StopIteration, KeyboardInterrupt):
-                return
-            finally:
-                self._waiting = False
-            yield chunk
+    if health.engine_restarts or health.reopened:
+        print(f"engine restarted {health.engine_restarts} times, input reopened {health.reopened}", file=sys.stderr)
+    for warning in health.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @contextmanager
-def _stoppable(chunks: PCMReader | FileChunks) -> Iterator[_Stoppable]:
-    stop = _Stoppable(chunks)
-    before = signal.signal(signal.SIGINT, stop.interrupt)
+def _stopped_by_signals(streaming: Stream) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM end the stream cleanly; a second one ends it at once. Yields the list of those that came."""
+    came: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        streaming.stop()
+        signal.signal(number, before[signal.Signals(number)])
+
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in wanted}
+    for number in wanted:
+        signal.signal(number, handler)
     try:
-        yield stop
+        yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in wanted:
+            signal.signal(number, before[number])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -90,6 +90,9 @@ class Classifier:
         """
         engine_class = resolve("engines", engine)
         self.bundle = bundle
+        self._options: dict[str, Any] = {
+            "engine": engine, "precision": precision, "threads": threads, "exits": exits, "thresholds": thresholds
+        }  # fmt: skip
         self.artefact = bundle.manifest.artefact(engine_class.format, precision)
         if thresholds is not None and not exits:
             raise ConfigError("exit thresholds were given without exits; ask for exits=True")
@@ -121,6 +124,10 @@ class Classifier:
         """
         bundle = Bundle.read(path, require_signature=require_signature)
         return cls(bundle, engine=engine, precision=precision, threads=threads, exits=exits, thresholds=thresholds)
+
+    def again(self) -> Self:
+        """Another one, with an engine of its own made anew from the bundle's verified bytes."""
+        return type(self)(self.bundle, **self._options)
 
     @property
     def labels(self) -> LabelSet:
@@ -197,28 +204,43 @@ class ProbsStream:
         manifest = classifier.bundle.manifest
         self._classifier = classifier
         self._windows = WindowStream(manifest.frontend, manifest.window, start_sample=start_sample)
-        self._window_samples = manifest.window.n_samples(manifest.frontend)
+        self.window_samples = manifest.window.n_samples(manifest.frontend)
+        self._hop_frames = manifest.window.hop_frames
         self.reset(start_sample=start_sample)
 
     def reset(self, *, start_sample: int = 0) -> None:
         """Forget all audio: the next sample is `start_sample`."""
         self._windows.reset(start_sample=start_sample)
+        self._start_sample = start_sample
         self._fed_samples = 0
+        self._scored_any = False
 
     def feed(self, chunk: Float32) -> list[ScoredWindow]:
         """Take clean `(samples,)` float32 of any length and score the windows it completes."""
+        return [scored for scored, _ in self.each(chunk)]
+
+    def each(self, chunk: Float32) -> Iterator[tuple[ScoredWindow, Float32]]:
+        """As `feed`, window by window, each with its new frames `(frames, n_mels)`: all of them in the first."""
         self._fed_samples += len(chunk)
-        return [
-            ScoredWindow(window.position_samples, *self._classifier.score(window.log_mel))
-            for at in range(0, len(chunk), _PIECE_SAMPLES)
-            for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES])
-        ]
+        for at in range(0, len(chunk), _PIECE_SAMPLES):
+            for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES]):
+                new_frames = window.log_mel[-self._hop_frames :] if self._scored_any else window.log_mel
+                self._scored_any = True
+                yield ScoredWindow(window.position_samples, *self._classifier.score(window.log_mel)), new_frames
 
     def flush(self) -> list[ScoredWindow]:
         """The last samples: a partial window is scored, padded with zeros, only when no window was."""
-        if 0 < self._fed_samples < self._window_samples:
-            return self.feed(np.zeros(self._window_samples - self._fed_samples, np.float32))
-        return []
+        return [scored for scored, _ in self.each(self.padding())]
+
+    def padding(self) -> Float32:
+        """The zeros that make one window of a stream shorter than that; none otherwise."""
+        missing = self.window_samples - self._fed_samples if self._fed_samples else 0
+        return np.zeros(max(0, missing), np.float32)
+
+    @property
+    def position_samples(self) -> int:
+        """Of the next sample."""
+        return self._start_sample + self._fed_samples
 
 
 def clean_chunk(chunk: NDArray[Any], stats: SourceStats) -> Float32:

@@ -7,7 +7,6 @@ The sound itself lies between `start_sample` and one window length after `end_sa
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,20 +44,6 @@ class Event:
     def t_end_s(self) -> float | None:
         """Seconds from sample 0; None in a `start`."""
         return None if self.end_sample is None else self.end_sample / self.sample_rate
-
-    def to_json(self) -> str:
-        """One line of JSON, as `edgeaudio stream` prints it."""
-        fields = {
-            "event": self.kind,
-            "label": self.label,
-            "score": round(self.score, 6),
-            "t_start_s": self.t_start_s,
-            "t_end_s": self.t_end_s,
-            "start_sample": self.start_sample,
-            "end_sample": self.end_sample,
-            "exit": self.exit,
-        }
-        return json.dumps({name: value for name, value in fields.items() if value is not None}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from edgeaudio.runtime.classifier import ScoredWindow
 from edgeaudio.runtime.engines.base import Float32
+
+logger = logging.getLogger(__name__)
 
 RecordKind = Literal["start", "end", "gap"]
 
@@ -21,6 +26,8 @@ class EventRecord:
     wall_time: ISO 8601 with offset, when the record was made. bundle: first 12 digits of the bundle's digest.
     exit: which exit answered; None without exits. latency_ms: from the arrival of the last sample that was needed to
     this record. dropped_samples: lost so far in this stream, at the input's rate.
+    file, file_start_s: of a watched folder, the file that this was heard in, and where in the stream that file began;
+    None elsewhere.
     """
 
     event: RecordKind
@@ -33,6 +40,8 @@ class EventRecord:
     latency_ms: float
     bundle: str
     dropped_samples: int
+    file: str | None = None
+    file_start_s: float | None = None
 
     def to_json(self) -> str:
         """One line; every field is there, null where it does not apply."""
@@ -48,7 +57,10 @@ class Health:
     """Counters of a stream since its start, taken about once a second and at its end. Samples are at the input's rate.
 
     overruns: times the input reported lost audio itself (ALSA, PortAudio). rtf: processing time per second of audio.
-    ring_high_water: largest share of the ring ever filled, 0 to 1. warnings: sentences, each with its likely cause.
+    ring_high_water: largest share of the ring ever filled, 0 to 1; 1 is usual where the input waits, as a file does.
+    dc_offset, level_dbfs, cpu_percent (of one core) and rtf are of the time since the health before; in a stream's
+    last one, cpu_percent and rtf are of all of it. dead_input: every sample the same, for seconds.
+    reopened: times the input's device was lost and found again. warnings: sentences, each with its likely cause.
     """
 
     samples_in: int
@@ -70,6 +82,7 @@ class Health:
     uptime_s: float
     exit_counts: tuple[int, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    reopened: int = 0
 
     def to_json(self) -> str:
         """One line."""
@@ -96,3 +109,42 @@ class Observer(Protocol):
 
     def close(self) -> None:
         """The stream has ended: send what waits, within a few seconds."""
+
+
+class Observers:
+    """Several observers as one. One that raises is logged, counted in `failures` by its class, and told again."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+        self.failures: Counter[str] = Counter()
+
+    def on_audio(self, samples: Float32, position_samples: int) -> None:
+        """See `Observer.on_audio`."""
+        self._tell("on_audio", samples, position_samples)
+
+    def on_window(self, window: ScoredWindow, new_frames: Float32) -> None:
+        """See `Observer.on_window`."""
+        self._tell("on_window", window, new_frames)
+
+    def on_event(self, record: EventRecord) -> None:
+        """See `Observer.on_event`."""
+        self._tell("on_event", record)
+
+    def on_health(self, health: Health) -> None:
+        """See `Observer.on_health`."""
+        self._tell("on_health", health)
+
+    def close(self) -> None:
+        """See `Observer.close`."""
+        self._tell("close")
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for observer in self._observers:
+            try:
+                getattr(observer, method)(*arguments)
+            except Exception:
+                name = type(observer).__name__
+                self.failures[name] += 1
+                # Once in full; a fault in every hop must not fill the log.
+                if self.failures[name] == 1:
+                    logger.exception("output %s failed in %s; the stream goes on", name, method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -38,6 +38,19 @@ class StreamStats:
         return self.clipped_samples / self.samples_in if self.samples_in else 0.0
 
 
+class Tap(Protocol):
+    """Sees what a `StreamClassifier` does while it does it. Its methods are called in this order, for each window."""
+
+    def on_audio(self, samples: Float32, position_samples: int) -> None:
+        """Clean mono `(samples,)` at the bundle's rate; `position_samples` is the first one's."""
+
+    def on_window(self, window: ScoredWindow, new_frames: Float32) -> None:
+        """A scored window, and the log-mel frames `(frames, n_mels)` that came with it (all of them in the first)."""
+
+    def on_events(self, events: list[Event], needed_samples: int) -> None:
+        """What was decided, never empty; by then `needed_samples` of the stream were heard, at the bundle's rate."""
+
+
 class StreamClassifier:
     """Feeds any number of chunks of any length through a `Classifier` and a decision.
 
@@ -52,6 +65,7 @@ class StreamClassifier:
         *,
         sample_rate: int | None = None,
         start_sample: int = 0,
+        tap: Tap | None = None,
     ) -> None:
         """Set up a stream.
 
@@ -59,6 +73,7 @@ class StreamClassifier:
             decision: instead of the artefact's or the bundle's own.
             sample_rate: of the chunks; they are resampled where it is not the bundle's. None: the bundle's.
             start_sample: position of the first sample, at the bundle's rate, like all positions in events.
+            tap: is told of audio, windows and events as they come.
         Raises:
             SampleRateError: a rate outside the limits.
         """
@@ -73,6 +88,8 @@ class StreamClassifier:
         self._probs = ProbsStream(classifier)
         self._n_exits = classifier.n_exits
         self._start_sample = start_sample
+        #: Told of what happens; may be set between two calls.
+        self.tap = tap
         self._state = DecisionState.initial(len(self._rules.labels))
         self._flushed = False
         self.reset()
@@ -103,10 +120,10 @@ class StreamClassifier:
         if self._flushed:
             return []
         events = self._score(self._resampler.flush())
-        events += self._decide(self._probs.flush())
+        events += self._decide(self._probs.padding())
         ends, self._state = decision.flush(self._state, self._rules)
         self._flushed = True
-        return events + ends
+        return events + self._told(ends)
 
     def gap(self, dropped_samples: int) -> list[Event]:
         """Say that `dropped_samples` were lost here (input rate): ends every event and starts anew behind the gap.
@@ -116,12 +133,46 @@ class StreamClassifier:
         if dropped_samples < 0:
             raise EdgeAudioError(f"gap of {dropped_samples} samples: wanted at least 0")
         events, _ = decision.flush(self._state, self._rules)
+        self._told(events)
         self._resampler.reset()
         self._gaps += 1
         self._dropped_samples += dropped_samples
-        heard = self._samples_in + self._dropped_samples
-        self._begin(self._start_sample + heard * self._resampler.to_hz // self._resampler.from_hz)
+        self._begin(self.position_samples)
         return events
+
+    def next_file(self) -> list[Event]:
+        """As `flush`, but positions and counters go on: the next sample begins another recording."""
+        events = self.flush()
+        self._begin(self.position_samples)
+        return events
+
+    def continued(self, classifier: Classifier, lost_samples: int) -> tuple[list[Event], StreamClassifier]:
+        """This stream gone on with another classifier of the same bundle, after its own failed or hangs.
+
+        Args:
+            lost_samples: of those fed last (input rate), they count as a gap.
+        Returns:
+            The ends of running events, of which the tap is not told, and a stream whose counters and positions go on.
+        """
+        ends, _ = decision.flush(self._state, self._rules)
+        other = StreamClassifier(
+            classifier,
+            self._rules.spec,
+            sample_rate=self._resampler.from_hz,
+            start_sample=self._start_sample,
+        )
+        other._samples_in = self._samples_in - lost_samples
+        other._hops, other._gaps = self._hops, self._gaps + 1
+        other._dropped_samples = self._dropped_samples + lost_samples
+        other._source, other._exit_counts = replace(self._source), list(self._exit_counts)
+        other._begin(other.position_samples)
+        return ends, other
+
+    @property
+    def position_samples(self) -> int:
+        """Of the next sample that comes in, at the bundle's rate, gaps included."""
+        heard = self._samples_in + self._dropped_samples
+        return self._start_sample + heard * self._resampler.to_hz // self._resampler.from_hz
 
     @property
     def stats(self) -> StreamStats:
@@ -142,15 +193,24 @@ class StreamClassifier:
         self._flushed = False
 
     def _score(self, samples: Float32) -> list[Event]:
-        return self._decide(self._probs.feed(samples))
+        if self.tap is not None and len(samples):
+            self.tap.on_audio(samples, self._probs.position_samples)
+        return self._decide(samples)
 
-    def _decide(self, scored: list[ScoredWindow]) -> list[Event]:
+    def _decide(self, samples: Float32) -> list[Event]:
         events: list[Event] = []
-        for position_samples, probs, exit_taken in scored:
-            new, self._state = decision.step(probs, position_samples, self._state, self._rules)
-            if exit_taken is not None:
-                self._exit_counts[exit_taken] += 1
-                new = [replace(event, exit=exit_taken) for event in new]
-            events += new
-        self._hops += len(scored)
+        for window, new_frames in self._probs.each(samples):
+            new, self._state = decision.step(window.probs, window.position_samples, self._state, self._rules)
+            self._hops += 1
+            if window.exit is not None:
+                self._exit_counts[window.exit] += 1
+                new = [replace(event, exit=window.exit) for event in new]
+            if self.tap is not None:
+                self.tap.on_window(window, new_frames)
+            events += self._told(new, window.position_samples + self._probs.window_samples)
+        return events
+
+    def _told(self, events: list[Event], needed_samples: int | None = None) -> list[Event]:
+        if events and self.tap is not None:
+            self.tap.on_events(events, self._probs.position_samples if needed_samples is None else needed_samples)
         return events

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeaudio.audio.pcm import PCMReader, SampleFormat
-from edgeaudio.audio.source import SourceStats, scrub
+from edgeaudio.audio.pcm import PCMSource, SampleFormat
+from edgeaudio.audio.source import Mixer, SourceStats, scrub
 from edgeaudio.errors import AudioDeviceError, ConfigError
 
 
@@ -29,11 +29,16 @@ class Dribble(io.RawIOBase):
         return self._data.read(min(size, self._sizes.pop(0)) if self._sizes else size)
 
 
+def source(data: bytes, **options: Any) -> PCMSource:
+    return PCMSource(io.BytesIO(data), sample_rate=16_000, **options)
+
+
 def test_int16_maps_its_rails_as_libsndfile_does() -> None:
     data = np.array([-32768, -1, 0, 1, 32767], "<i2").tobytes()
-    (chunk,) = PCMReader(io.BytesIO(data), chunk_samples=5)
-    assert chunk.dtype == np.float32
-    assert chunk.tolist() == [-1.0, -1 / 32768, 0.0, 1 / 32768, 32767 / 32768]
+    (frames,) = source(data, chunk_samples=5).chunks()
+    mono = Mixer(1).mix(frames)
+    assert mono.dtype == np.float32
+    assert mono.tolist() == [-1.0, -1 / 32768, 0.0, 1 / 32768, 32767 / 32768]
 
 
 @given(
@@ -47,35 +52,43 @@ def test_short_reads_change_nothing(
     samples: list[int], sizes: list[int], chunk_samples: int, channels: int, tail: int
 ) -> None:
     whole = np.array(samples[: len(samples) // channels * channels], "<i2")
-    reader = PCMReader(
-        cast(io.BufferedReader, Dribble(whole.tobytes() + b"\x01" * tail, list(sizes))),
-        channels=channels,
-        chunk_samples=chunk_samples,
-    )
-    chunks = list(reader)
-    wanted = (whole.astype(np.float32) / np.float32(32768)).reshape(-1, channels).mean(axis=1)
-    np.testing.assert_allclose(np.concatenate([*chunks, np.empty(0, np.float32)]), wanted, atol=1e-7)
-    assert all(len(chunk) == chunk_samples for chunk in chunks[:-1])
-    assert all(len(chunk) for chunk in chunks)
-    assert reader.stats.samples_in == len(wanted)
-    assert reader.stats.trailing_bytes == tail
+    dribble = cast(io.BufferedReader, Dribble(whole.tobytes() + b"\x01" * tail, list(sizes)))
+    pcm = PCMSource(dribble, sample_rate=16_000, channels=channels, chunk_samples=chunk_samples)
+    chunks = list(pcm.chunks())
+    assert np.array_equal(np.concatenate([*chunks, np.empty((0, channels), np.int16)]), whole.reshape(-1, channels))
+    assert all(1 <= len(chunk) <= chunk_samples for chunk in chunks)
+    assert pcm.trailing_bytes == tail
+
+
+def test_what_is_there_is_handed_on_at_once() -> None:
+    dribble = Dribble(bytes(100), [10, 3, 20])
+    pcm = PCMSource(cast(io.BufferedReader, dribble), sample_rate=16_000, chunk_samples=1_000)
+    assert [len(chunk) for chunk in pcm.chunks()][:3] == [5, 1, 10]
 
 
 def test_odd_trailing_byte_is_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:
-    reader = PCMReader(io.BytesIO(bytes(7)), channels=2, chunk_samples=4)
+    pcm = source(bytes(7), channels=2, chunk_samples=4)
     with caplog.at_level(logging.WARNING):
-        assert [len(chunk) for chunk in reader] == [1]
-    assert reader.stats.trailing_bytes == 3
-    assert "3 bytes into a sample" in caplog.text
+        assert [len(chunk) for chunk in pcm.chunks()] == [1]
+    assert pcm.trailing_bytes == 3
+    assert "3 bytes into a frame of 4 bytes" in caplog.text
 
 
-def test_float_pcm_is_scrubbed_and_counted() -> None:
-    data = np.array([0.5, np.nan, -np.inf, 1e30, -1.0, 0.0], "<f4").tobytes()
-    reader = PCMReader(io.BytesIO(data), sample_format="f32le", chunk_samples=100)
-    (chunk,) = reader
-    assert chunk.tolist() == [0.5, 0, 0, 16, -1, 0]
-    assert (reader.stats.nan_samples, reader.stats.clipped_samples) == (2, 2)
-    assert reader.stats.clipped_fraction == pytest.approx(2 / 6)
+def test_channels_are_scrubbed_and_counted_before_they_are_mixed() -> None:
+    frames = np.array([[0.5, np.nan], [-np.inf, 1e30], [-1.0, 0.0]], np.float32)
+    mixer = Mixer(2)
+    assert mixer.mix(frames).tolist() == [0.25, 8.0, -0.5]
+    assert (mixer.stats.nan_samples, mixer.stats.clipped_samples) == (2, 2)
+    assert mixer.stats.clipped_fraction == pytest.approx(2 / 6)
+
+
+def test_one_channel_is_taken_as_it_is() -> None:
+    frames = np.array([[1, 16_384], [2, -32_768]], np.int16)
+    mixer = Mixer(2, channel=2)
+    assert mixer.mix(frames).tolist() == [0.5, -1.0]
+    assert not mixer.averages
+    with pytest.raises(ConfigError, match="channel 3 was asked for, the input has 2"):
+        Mixer(2, channel=3)
 
 
 @given(st.lists(st.floats(width=32), max_size=50))
@@ -88,7 +101,7 @@ def test_scrubbed_audio_is_finite_and_untouched_where_it_was_good(values: list[f
 
 
 def test_empty_input_gives_no_chunk() -> None:
-    assert list(PCMReader(io.BytesIO(b""), chunk_samples=10)) == []
+    assert list(source(b"").chunks()) == []
     assert SourceStats().clipped_fraction == 0.0
 
 
@@ -98,7 +111,7 @@ def test_non_blocking_stream_is_refused() -> None:
             return None
 
     with pytest.raises(AudioDeviceError, match="non-blocking"):
-        list(PCMReader(cast(io.BufferedReader, NonBlocking()), chunk_samples=10))
+        list(PCMSource(cast(io.BufferedReader, NonBlocking()), sample_rate=16_000).chunks())
 
 
 @pytest.mark.parametrize(
@@ -113,8 +126,8 @@ def test_non_blocking_stream_is_refused() -> None:
 def test_wrong_options_are_refused(options: dict[str, int | str], message: str) -> None:
     wanted: dict[str, int | str] = {"sample_format": "s16le", "channels": 1, "chunk_samples": 10, **options}
     with pytest.raises(ConfigError, match=message):
-        PCMReader(
-            io.BytesIO(b""),
+        source(
+            b"",
             sample_format=cast(SampleFormat, wanted["sample_format"]),
             channels=int(wanted["channels"]),
             chunk_samples=int(wanted["chunk_samples"]),

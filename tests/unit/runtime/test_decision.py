@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -139,15 +137,3 @@ def test_starts_and_ends_pair_up_and_never_overlap(
 def test_a_wrong_number_of_probabilities_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"wanted \(2,\)"):
         step([0.1, 0.2, 0.3], 0, DecisionState.initial(2), _rules())
-
-
-def test_events_are_one_json_line_each() -> None:
-    start, end = _run([0.9, 0.0], _rules())
-    assert json.loads(start.to_json()) == {
-        "event": "start", "label": "a", "score": 0.9, "t_start_s": 0.0, "start_sample": 0,
-    }  # fmt: skip
-    assert json.loads(end.to_json()) == {
-        "event": "end", "label": "a", "score": 0.9,
-        "t_start_s": 0.0, "t_end_s": 0.2, "start_sample": 0, "end_sample": HOP,
-    }  # fmt: skip
-    assert "\n" not in end.to_json()

@@ -1,0 +1,241 @@
+"""The thread that classifies: takes from the ring, feeds a `StreamClassifier`, tells outputs what happens."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from queue import SimpleQueue
+
+from edgeaudio.audio.capture import Capture
+from edgeaudio.audio.ring import Reading, Ring
+from edgeaudio.audio.source import Mixer
+from edgeaudio.errors import AudioDeviceError
+from edgeaudio.runtime.classifier import Classifier, ScoredWindow
+from edgeaudio.runtime.decision import Event
+from edgeaudio.runtime.engines.base import Float32
+from edgeaudio.runtime.health import HealthBook
+from edgeaudio.runtime.observer import EventRecord, Observers, RecordKind
+from edgeaudio.runtime.stream import StreamClassifier
+
+# Records that nobody fetches: then the worker waits, and what the ring cannot hold is lost and counted.
+_MAX_RECORDS = 1000
+_READ_S = 0.25
+
+
+class Replaced(Exception):
+    """Another worker has taken over; this one must touch nothing any more."""
+
+
+@dataclass
+class Shared:
+    """What outlives a worker. Who speaks for the stream holds `turn`, and is `current`."""
+
+    bundle: str
+    ring: Ring
+    capture: Capture
+    mixer: Mixer
+    observers: Observers
+    book: HealthBook
+    sample_rate: int
+    bundle_rate: int
+    fail_on_overrun: bool
+    health_s: float
+    clock: Callable[[], float]
+    records: SimpleQueue[EventRecord | None] = field(default_factory=SimpleQueue)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    current: Worker | None = None
+    #: Why the stream ended, where it did not simply end.
+    error: Exception | None = None
+    #: Frames of the stream that never were in the ring: its positions and the ring's differ by so much.
+    never_in_ring: int = 0
+    file: str | None = None
+    file_start_s: float | None = None
+
+    def finish(self, error: Exception | None = None) -> None:
+        """The stream is over."""
+        self.error = self.error or error
+        self.records.put(None)
+
+
+class Worker:
+    """One thread, one engine. `failure` is what the engine raised; `streamer` holds the counters."""
+
+    def __init__(self, shared: Shared, streamer: StreamClassifier) -> None:
+        self.streamer = streamer
+        self.streamer.tap = self
+        self.failure: Exception | None = None
+        self._shared = shared
+        self._inherited: tuple[list[Event], int] | None = None
+        self._busy_since_s: float | None = None
+        self._fed_samples = 0
+        self._next_health_s = shared.clock() + shared.health_s
+        self._max_frames = max(1, shared.sample_rate // 10)
+        self._thread = threading.Thread(target=self._run, name="classify", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take from the ring."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end; a hanging engine is left behind."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def trouble(self, now_s: float, stall_s: float, awake_s: float) -> str | None:
+        """What is wrong with its engine, as the end of a sentence. Since `awake_s` the process ran without a break."""
+        busy_since_s = self._busy_since_s
+        if self.failure is not None:
+            return f"failed: {type(self.failure).__name__}: {self.failure}"
+        if busy_since_s is not None and now_s - max(busy_since_s, awake_s) > stall_s:
+            return f"has hung for {now_s - busy_since_s:.1f} s"
+        return None
+
+    def successor(self, classifier: Classifier) -> Worker:
+        """A worker with another engine that goes on behind what this one was fed last."""
+        started = self.streamer.position_samples - self._in_bundle_samples(self._fed_samples)
+        ends, streamer = self.streamer.continued(classifier, self._fed_samples)
+        worker = Worker(self._shared, streamer)
+        worker._inherited = (ends, started)
+        return worker
+
+    def _run(self) -> None:
+        shared = self._shared
+        try:
+            if self._inherited is not None:
+                ends, gap_start_samples = self._inherited
+                self._tell_gap(ends, gap_start_samples)
+            while not (shared.ring.finished or shared.error):
+                self._check()
+                reading = shared.ring.read(self._max_frames, _READ_S)
+                if reading is not None:
+                    self._handle(reading)
+                if shared.clock() >= self._next_health_s:
+                    self._take_health()
+            self._feed(self.streamer.flush, 0)
+            shared.finish(shared.capture.error)
+        except Replaced:
+            pass
+        except _EngineError as error:
+            self.failure = error.cause
+        except Exception as error:  # noqa: BLE001 (raised again by whoever iterates)
+            shared.finish(error)
+
+    def _handle(self, reading: Reading) -> None:
+        shared, started_s = self._shared, time.perf_counter()
+        shared.book.overruns += reading.overruns
+        if reading.lost:
+            start_samples = self.streamer.position_samples
+            shared.never_in_ring += reading.lost - reading.overwritten
+            self.streamer.gap(reading.lost)
+            self._tell_gap([], start_samples)
+            if shared.fail_on_overrun and (reading.overwritten or reading.overruns):
+                raise AudioDeviceError(
+                    f"{reading.lost} samples were lost: classifying was slower than the input for longer than the ring "
+                    "lasts. Use int8, --exits, a larger --ring-ms, or --on-overrun drop-oldest."
+                )
+        if reading.boundary is not None:
+            self._feed(self.streamer.next_file, 0)
+            shared.file = reading.boundary
+            shared.file_start_s = self.streamer.position_samples / shared.bundle_rate
+        samples = shared.mixer.mix(reading.frames)
+        shared.book.meter.heard(samples)
+        if len(samples):
+            self._feed(lambda: self.streamer.feed(samples), len(samples))
+        shared.book.meter.worked(time.perf_counter() - started_s)
+
+    def _feed(self, work: Callable[[], object], n_samples: int) -> None:
+        """Do what runs the engine; an error in there is the engine's."""
+        self._fed_samples, self._busy_since_s = n_samples, self._shared.clock()
+        try:
+            work()
+        except Replaced:
+            raise
+        except Exception as error:
+            raise _EngineError(error) from error
+        with self._shared.turn:
+            self._check()
+            self._busy_since_s = None
+
+    # What the stream classifier tells while it works (see `Tap`).
+
+    def on_audio(self, samples: Float32, position_samples: int) -> None:
+        """See `Tap.on_audio`."""
+        with self._shared.turn:
+            self._check()
+            self._shared.observers.on_audio(samples, position_samples)
+
+    def on_window(self, window: ScoredWindow, new_frames: Float32) -> None:
+        """See `Tap.on_window`. It is also the sign of life that the watchdog looks for."""
+        with self._shared.turn:
+            self._check()
+            self._shared.observers.on_window(window, new_frames)
+            self._busy_since_s = self._shared.clock()
+
+    def on_events(self, events: list[Event], needed_samples: int) -> None:
+        """See `Tap.on_events`."""
+        for event in events:
+            self._emit(event.kind, event.t_start_s, event.t_end_s, needed_samples, event)
+
+    def _tell_gap(self, ends: list[Event], start_samples: int) -> None:
+        rate, end_samples = self._shared.bundle_rate, self.streamer.position_samples
+        self.on_events(ends, start_samples)
+        self._emit("gap", start_samples / rate, end_samples / rate, end_samples)
+
+    def _emit(
+        self, kind: RecordKind, t_start_s: float, t_end_s: float | None, needed_samples: int, event: Event | None = None
+    ) -> None:
+        shared = self._shared
+        while shared.records.qsize() >= _MAX_RECORDS:
+            self._busy_since_s = None
+            time.sleep(0.01)
+            self._check()
+        with shared.turn:
+            self._check()
+            record = EventRecord(
+                event=kind,
+                t_start_s=t_start_s,
+                t_end_s=t_end_s,
+                wall_time=datetime.now().astimezone().isoformat(timespec="milliseconds"),
+                label=event.label if event else None,
+                score=event.score if event else None,
+                exit=event.exit if event else None,
+                latency_ms=1e3 * max(0.0, shared.clock() - self._arrival_s(needed_samples)),
+                bundle=shared.bundle,
+                dropped_samples=self.streamer.stats.dropped_samples,
+                file=shared.file,
+                file_start_s=shared.file_start_s,
+            )
+            shared.book.events += kind == "start"
+            shared.records.put(record)
+            shared.observers.on_event(record)
+
+    def _arrival_s(self, needed_samples: int) -> float:
+        """When the last of the first `needed_samples` of the stream, at the bundle's rate, came in."""
+        shared = self._shared
+        in_input = math.ceil(needed_samples * shared.sample_rate / shared.bundle_rate)
+        return shared.ring.arrival_s(max(0, in_input - shared.never_in_ring - 1))
+
+    def _in_bundle_samples(self, n_samples: int) -> int:
+        return n_samples * self._shared.bundle_rate // self._shared.sample_rate
+
+    def _take_health(self) -> None:
+        with self._shared.turn:
+            self._check()
+            self._shared.observers.on_health(self._shared.book.take(self.streamer.stats))
+        self._next_health_s = self._shared.clock() + self._shared.health_s
+
+    def _check(self) -> None:
+        if self._shared.current is not self:
+            raise Replaced
+
+
+class _EngineError(Exception):
+    """Wraps what came out of the engine."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
