@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from edgeaudio.cli.options import BundleFile, Engine, Exits, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Threads, examples
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from edgeaudio.audio.files import FileChunks
     from edgeaudio.audio.pcm import PCMReader
+    from edgeaudio.frontend.choice import FrontendChoice
     from edgeaudio.runtime.stream import StreamClassifier
 
 
@@ -38,6 +39,7 @@ def stream(
     precision: Precision = "fp32",
     threads: Threads = 1,
     exits: Exits = False,
+    frontend: Frontend = "auto",
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
     sample_rate: Annotated[
@@ -64,6 +66,7 @@ def stream(
         precision=precision,
         threads=threads,
         exits=exits,
+        frontend=cast("FrontendChoice", frontend),
         require_signature=required_trust(require_signature, trust),
     )
     if source == "-":
@@ -81,6 +84,7 @@ def stream(
         n_events += _emit(streamer.flush())
     finally:
         _summarise(streamer, n_events, rate_hz)
+        print(f"log-mel by {classifier.frontend}", file=sys.stderr)
     if interrupted:
         raise typer.Exit(130)
 

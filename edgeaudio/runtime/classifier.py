@@ -15,6 +15,7 @@ from edgeaudio.audio.source import SourceStats, scrub
 from edgeaudio.bundle import Bundle, TrustStore
 from edgeaudio.catalog import resolve
 from edgeaudio.errors import ConfigError, SampleRateError, ShapeError
+from edgeaudio.frontend.choice import FrontendChoice, FrontendTaken, choose_frontend
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.confidence import to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32
@@ -63,7 +64,7 @@ class ClipResult:
 class Classifier:
     """Classifies clips with one artefact of a bundle.
 
-    One instance per thread. `engine_info` says which library runs and where.
+    One instance per thread. `engine_info` says which library runs and where, and which front-end.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        frontend: FrontendChoice = "auto",
     ) -> None:
         """Build the engine; never another one than asked for.
 
@@ -82,10 +84,12 @@ class Classifier:
             engine: a name of `edgeaudio list engines`. precision: "fp32" or "int8".
             exits: run the bundle's stages one by one and stop where one is sure, instead of the whole artefact.
             thresholds: of the exits, instead of the bundle's own (see `Cascade`).
+            frontend: what computes log-mel: "numpy", "native", or "auto", which is native where it is built.
         Raises:
             ConfigError: unknown engine, the bundle has no artefact (or no stages) for it in that precision, or
                 thresholds without exits.
-            UnsupportedError: the engine's library is not installed; the message says what to install.
+            UnsupportedError: the engine's library is not installed, or the native front-end is not built; the message
+                says what to do.
             BundleError: the artefact is not what the manifest says.
         """
         engine_class = resolve("engines", engine)
@@ -94,6 +98,7 @@ class Classifier:
         if thresholds is not None and not exits:
             raise ConfigError("exit thresholds were given without exits; ask for exits=True")
         self._kind = bundle.manifest.task.kind
+        self._frontend = choose_frontend(bundle.manifest.frontend, frontend)
         self._runner: Engine | Cascade
         if exits:
             self._runner = Cascade.of_bundle(
@@ -112,6 +117,7 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        frontend: FrontendChoice = "auto",
         require_signature: TrustStore | None = None,
     ) -> Self:
         """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor.
@@ -120,7 +126,15 @@ class Classifier:
             require_signature: keys of which one must have signed the bundle. The others are the constructor's.
         """
         bundle = Bundle.read(path, require_signature=require_signature)
-        return cls(bundle, engine=engine, precision=precision, threads=threads, exits=exits, thresholds=thresholds)
+        return cls(
+            bundle,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            exits=exits,
+            thresholds=thresholds,
+            frontend=frontend,
+        )
 
     @property
     def labels(self) -> LabelSet:
@@ -134,8 +148,13 @@ class Classifier:
 
     @property
     def engine_info(self) -> dict[str, str]:
-        """Library, version and provider or delegate in use."""
-        return self._runner.info
+        """Library, version and provider or delegate in use, and the front-end (`FrontendTaken.info`)."""
+        return self._runner.info | self._frontend.info
+
+    @property
+    def frontend(self) -> FrontendTaken:
+        """What computes log-mel."""
+        return self._frontend
 
     def window_probs(self, log_mel: Float32) -> Float32:
         """`(frames, n_mels)` float32 -> `(classes,)` float32 probabilities."""
@@ -196,7 +215,9 @@ class ProbsStream:
     def __init__(self, classifier: Classifier, *, start_sample: int = 0) -> None:
         manifest = classifier.bundle.manifest
         self._classifier = classifier
-        self._windows = WindowStream(manifest.frontend, manifest.window, start_sample=start_sample)
+        self._windows = WindowStream(
+            manifest.frontend, manifest.window, start_sample=start_sample, computed_by=classifier.frontend.name
+        )
         self._window_samples = manifest.window.n_samples(manifest.frontend)
         self.reset(start_sample=start_sample)
 
