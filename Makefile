@@ -23,8 +23,11 @@ help: ## show this list
 
 setup: $(STAMP) ## install into .venv; at once when nothing changed
 
+# The native front-end is compiled on the way where there is a C compiler, so its sources count.
+NATIVE := $(wildcard setup.py edgeaudio/frontend/native/*.[ch])
+
 # torch and litert-torch must be resolved in one pip command: step by step pip breaks typing-extensions.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "'$(PYTHON)' is not on PATH. Install Python 3.11 or newer, or run: make setup PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -33,6 +36,9 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv first." >&2; exit 1; }
 	@echo "installing into $(VENV): about 2.4 GB, a few minutes the first time" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@$(BIN)/python -c 'import edgeaudio.frontend.native._logmel' 2>/dev/null || { \
+		echo "the native front-end was not built (no C compiler, or no Python headers): numpy computes log-mel." >&2; \
+		echo "To build it: install gcc and python3-dev, then touch setup.py and make setup" >&2; }
 	@touch $@
 
 demo: setup ## the whole pipeline on the built-in dataset, a few minutes on 2 cores

@@ -19,6 +19,7 @@ from edgeaudio import __version__
 from edgeaudio.bench.environment import cpu_description
 from edgeaudio.catalog import ENGINES
 from edgeaudio.errors import UnsupportedError
+from edgeaudio.frontend.native.stream import HOW_TO_BUILD, compiler, why_not_built
 
 #: Instructions that decide how fast int8 and float32 run, by the kernel's names for them.
 CPU_FLAGS_THAT_MATTER = {
@@ -55,6 +56,15 @@ class Capability:
 
 
 @dataclass(frozen=True)
+class NativeFrontend:
+    """The C front-end: what compiled it, or None, why it is not here, and how to get it."""
+
+    compiler: str | None
+    reason: str = ""
+    install: str | None = None
+
+
+@dataclass(frozen=True)
 class Machine:
     """The parts of the machine that decide what runs and how fast."""
 
@@ -75,6 +85,7 @@ class Diagnosis:
     machine: Machine
     capabilities: tuple[Capability, ...]
     engines: dict[str, bool]
+    native_frontend: NativeFrontend
 
 
 def diagnose(folder: Path) -> Diagnosis:
@@ -89,7 +100,12 @@ def diagnose(folder: Path) -> Diagnosis:
     capabilities += [_capability("signatures", groups["signing"])]
     capabilities += [_capability("distil, quantise, export", groups["train"]), _capability("tests", groups["dev"])]
     engines = {name: _capability(name, groups[f"runtime-{name}"]).usable for name in sorted(ENGINES)}
-    return Diagnosis(__version__, _machine(folder), tuple(capabilities), engines)
+    return Diagnosis(__version__, _machine(folder), tuple(capabilities), engines, _native_frontend())
+
+
+def _native_frontend() -> NativeFrontend:
+    reason = why_not_built()
+    return NativeFrontend(compiler()) if reason is None else NativeFrontend(None, reason, HOW_TO_BUILD)
 
 
 def _requirements() -> dict[str, list[PackageStatus]]:

@@ -35,6 +35,7 @@ from edgeaudio.bench.verdict import judge
 from edgeaudio.bundle import Artefact, Bundle
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ConfigError, UnsupportedError
+from edgeaudio.frontend.choice import choose_frontend
 from edgeaudio.runtime.classifier import Classifier
 from edgeaudio.runtime.selfcheck import CheckReport, check_bundle
 
@@ -119,7 +120,8 @@ def _bench(
         raise ConfigError(f"threads is {threads}, wanted at least 1")
     input_rate_hz = options.input_rate_hz or bundle.manifest.frontend.sample_rate
     before = MachineState.now()
-    check = check_bundle(bundle, sorted({engine for _, engine in pairs}))
+    frontend = choose_frontend(bundle.manifest.frontend, options.frontend).name
+    check = check_bundle(bundle, sorted({engine for _, engine in pairs}), [frontend])
     candidates, not_run = [], []
     for artefact, engine in pairs:
         try:
@@ -172,7 +174,9 @@ def _prepare(
         logger.warning("%s is not timed: %s", artefact.name, candidate.parity.detail)
         return candidate
     start = time.perf_counter_ns()
-    classifier = Classifier(bundle, engine=engine, precision=artefact.precision, threads=threads)
+    classifier = Classifier(
+        bundle, engine=engine, precision=artefact.precision, threads=threads, frontend=options.frontend
+    )
     loaded = time.perf_counter_ns()
     classifier.window_probs(bundle.golden.log_mel[0])
     candidate.load_ms = (loaded - start) / 1e6

@@ -38,7 +38,7 @@ def live_stages(classifier: Classifier, input_rate_hz: int) -> Stages:
     """The stages that `StreamClassifier` has for this classifier and input rate, with fresh state."""
     manifest = classifier.bundle.manifest
     stats = SourceStats()
-    windows = WindowStream(manifest.frontend, manifest.window)
+    windows = WindowStream(manifest.frontend, manifest.window, computed_by=classifier.frontend.name)
     same_rate = input_rate_hz == classifier.sample_rate
     rules = DecisionRules(
         spec=classifier.decision,

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from edgeaudio.errors import ConfigError
+from edgeaudio.frontend.choice import FrontendChoice
 from edgeaudio.spec import Spec
 from edgeaudio.spec.fs import atomic_write
 
@@ -30,6 +31,7 @@ class BenchOptions(Spec):
     min_seconds: float = Field(3.0, ge=0, le=24 * 3600)
     warmup_hops: int = Field(20, ge=0, le=1_000_000, description="per artefact, after the first full window")
     rounds: int = Field(5, ge=1, le=1_000, description="artefacts take turns this many times")
+    frontend: FrontendChoice = Field("auto", description="what was taken is in each artefact's engine_info")
     gc_enabled: bool = Field(False, description="leave Python's garbage collector on while timing")
 
 

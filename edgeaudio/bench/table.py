@@ -35,10 +35,13 @@ def _head(result: BenchResult, width: int) -> str:
     rate = f"{result.input_rate_hz} Hz"
     if result.input_rate_hz != result.model_rate_hz:
         rate += f" resampled to {result.model_rate_hz} Hz"
+    # Records older than the native front-end do not name it.
+    frontend = " and ".join(sorted({item.engine_info.get("frontend", "numpy") for item in result.artefacts}))
     lines = [
         f"{result.bundle_name} ({result.bundle_sha256[:12]}) on {machine.device}: "
         f"{machine.board or machine.cpu_model}, {machine.cores_logical} cores{virtual}, {threads}",
-        f"hop {result.hop_ms:g} ms, window {result.window_ms:g} ms, {rate}, hops {result.pacing}",
+        f"hop {result.hop_ms:g} ms, window {result.window_ms:g} ms, {rate}, hops {result.pacing}, "
+        f"log-mel by {frontend}",
     ]
     return "\n".join(_wrap(line, width, "  ") for line in lines)
 

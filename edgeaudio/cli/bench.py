@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeaudio.cli.options import BundleFile, Json, Threads, examples
+from edgeaudio.cli.options import BundleFile, Frontend, Json, Threads, examples
 from edgeaudio.cli.output import print_json
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
@@ -30,6 +30,7 @@ def bench(
     artefact: Annotated[
         list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")
     ] = None,
+    frontend: Frontend = "auto",
     threads: Threads = 1,
     min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600,
     min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0,
@@ -52,7 +53,7 @@ def bench(
     from edgeaudio.catalog import resolve
     from edgeaudio.errors import BenchInvalidError
 
-    given = {"min_hops": min_hops, "min_seconds": min_seconds, "input_rate_hz": input_rate}
+    given = {"min_hops": min_hops, "min_seconds": min_seconds, "input_rate_hz": input_rate, "frontend": frontend}
     options = BenchOptions.parse(given, source="bench options")
     opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
     result: BenchResult = resolve("devices", device)().bench(

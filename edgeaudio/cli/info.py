@@ -67,7 +67,12 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         for capability in diagnosis.capabilities
         for package in capability.packages
     ]
+    native = diagnosis.native_frontend
+    state = "missing" if native.compiler is None else "usable"
+    rows.append(("front-end native", state, "(C extension)", native.compiler, "optional: without it numpy"))
     print_table(("FOR", "STATE", "PACKAGE", "INSTALLED", "WANTED"), rows)
     for capability in diagnosis.capabilities:
         if capability.install is not None:
             print(f"\nfor {capability.name}:\n  {capability.install}")
+    if native.install is not None:
+        print(f"\nfor front-end native: {native.reason}\n  {native.install}")

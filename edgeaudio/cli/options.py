@@ -20,6 +20,9 @@ Work = Annotated[
 ]
 Engine = Annotated[str, typer.Option(help="What runs the model: onnx or litert.")]
 Precision = Annotated[str, typer.Option(help="Which artefact: fp32 or int8.")]
+Frontend = Annotated[
+    str, typer.Option("--frontend", help="What computes log-mel: native (C), numpy, or auto: native where it is built.")
+]
 Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of the engine.")]
 Exits = Annotated[
     bool, typer.Option("--exits", help="Let each window stop at the first early exit that is sure enough.")

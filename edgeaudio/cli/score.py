@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from edgeaudio.cli.data import CsvFile, DatasetKind, DatasetRoot, Fold, dataset_options
-from edgeaudio.cli.options import BundleFile, Engine, Exits, Json, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Json, Precision, Threads, examples
 from edgeaudio.cli.output import print_fields, print_json, print_table
 from edgeaudio.cli.progress import Progress
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edgeaudio.frontend.choice import FrontendChoice
     from edgeaudio.teachers.base import Teacher
 
 
@@ -67,6 +68,7 @@ def evaluate(
     precision: Precision = "fp32",
     threads: Threads = 1,
     exits: Exits = False,
+    frontend: Frontend = "auto",
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
     as_json: Json = False,
@@ -85,6 +87,7 @@ def evaluate(
         precision=precision,
         threads=threads,
         exits=exits,
+        frontend=cast("FrontendChoice", frontend),
         require_signature=required_trust(require_signature, trust),
     )
     dataset = load_dataset(kind, root, **dataset_options(csv_file))

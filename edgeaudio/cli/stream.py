@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
-from edgeaudio.cli.options import BundleFile, Engine, Exits, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Threads, examples
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from edgeaudio.audio.source import AudioSource
+    from edgeaudio.frontend.choice import FrontendChoice
     from edgeaudio.runtime.live import Stream
     from edgeaudio.runtime.observer import Health
 
@@ -40,6 +41,7 @@ def stream(
     precision: Precision = "fp32",
     threads: Threads = 1,
     exits: Exits = False,
+    frontend: Frontend = "auto",
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
     sample_rate: Annotated[
@@ -80,6 +82,7 @@ def stream(
         precision=precision,
         threads=threads,
         exits=exits,
+        frontend=cast("FrontendChoice", frontend),
         require_signature=required_trust(require_signature, trust),
     )
     opened: AudioSource
@@ -97,6 +100,7 @@ def stream(
     finally:
         streaming.close()
         _summarise(streaming.health, streaming.sample_rate)
+        print(f"log-mel by {classifier.frontend}", file=sys.stderr)
     if by == [signal.SIGINT]:
         raise typer.Exit(INTERRUPTED)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,28 @@ class StreamTables:
     scale: np.float32
 
 
+def require_streamable(spec: FrontendSpec) -> None:
+    """Refuse a spec that looks ahead or has pre-emphasis.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if spec.centre:
+        raise ConfigError("frontend.centre is true: such frames look ahead and cannot be streamed. Use centre=False.")
+    if spec.preemphasis:
+        raise ConfigError(f"frontend.preemphasis is {spec.preemphasis}: the runtime has none. Use preemphasis=0.")
+
+
+def check_chunk(chunk: Float32) -> None:
+    """The door of every front-end.
+
+    Raises:
+        ShapeError: another rank or dtype.
+    """
+    if chunk.ndim != 1 or chunk.dtype != np.float32:
+        raise ShapeError(f"chunk is {chunk.dtype} {chunk.shape}, wanted float32 (samples,)")
+
+
 @functools.lru_cache(maxsize=16)
 def stream_tables(spec: FrontendSpec) -> StreamTables:
     """The tables of `spec` (cached; treat the arrays as read-only).
@@ -43,10 +66,7 @@ def stream_tables(spec: FrontendSpec) -> StreamTables:
     Raises:
         ConfigError: the spec looks ahead (`centre`) or has pre-emphasis: teachers only.
     """
-    if spec.centre:
-        raise ConfigError("frontend.centre is true: such frames look ahead and cannot be streamed. Use centre=False.")
-    if spec.preemphasis:
-        raise ConfigError(f"frontend.preemphasis is {spec.preemphasis}: the runtime has none. Use preemphasis=0.")
+    require_streamable(spec)
     tables = frontend_tables(spec)
     bands = tables.mel_bands()
     lengths = [len(weights) for _, weights in bands]
@@ -74,6 +94,8 @@ def frame_log_mel(samples: Float32, tables: StreamTables) -> Float32:
 class FrontendStream:
     """Turns chunks of a waveform into log-mel frames; frame t starts at sample `t * hop_length`."""
 
+    name: Final = "numpy"
+
     def __init__(self, spec: FrontendSpec) -> None:
         """Raises ConfigError for a spec that cannot be streamed (`centre`, `preemphasis`)."""
         self.spec = spec
@@ -99,8 +121,7 @@ class FrontendStream:
         Raises:
             ShapeError: another rank or dtype.
         """
-        if chunk.ndim != 1 or chunk.dtype != np.float32:
-            raise ShapeError(f"chunk is {chunk.dtype} {chunk.shape}, wanted float32 (samples,)")
+        check_chunk(chunk)
         held = self._fill - self._start
         n_frames = self.spec.n_frames(held + len(chunk))
         if n_frames == 0 and self._fill + len(chunk) <= len(self._buffer):

@@ -131,7 +131,9 @@ def _measure(
         parity = measure_parity(
             logits, torch_logits[chosen], reference="torch-fp32", gate=_gate(artefact.precision, gates)
         )
-        classifier = Classifier(bundle, engine=engine_name(artefact.format), precision=artefact.precision)
+        classifier = Classifier(
+            bundle, engine=engine_name(artefact.format), precision=artefact.precision, frontend="numpy"
+        )
         probs = [classifier(waveform, classifier.sample_rate).probs for waveform in test.waveforms]
         predicted = [int(row.argmax()) for row in probs]
         predictions[artefact.name] = predicted
@@ -217,7 +219,9 @@ def _measure_exits(
         first = chain.stages[0]
         parity = chain_parity(bundle, chain, test.windows[chosen], _gate(first.precision, context.recipe.verify))
         require_parity(f"{chain.name} in stages", parity)
-        classifier = Classifier(bundle, engine=engine_name(first.format), precision=first.precision, exits=True)
+        classifier = Classifier(
+            bundle, engine=engine_name(first.format), precision=first.precision, exits=True, frontend="numpy"
+        )
         answers = [classifier(waveform, classifier.sample_rate) for waveform in test.waveforms]
         tops = [int(answer.probs.argmax()) for answer in answers]
         taken = np.concatenate([answer.window_exits for answer in answers if answer.window_exits is not None])

@@ -15,6 +15,7 @@ from edgeaudio.audio.source import SourceStats, scrub
 from edgeaudio.bundle import Bundle, TrustStore
 from edgeaudio.catalog import resolve
 from edgeaudio.errors import ConfigError, SampleRateError, ShapeError
+from edgeaudio.frontend.choice import FrontendChoice, FrontendTaken, choose_frontend
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.confidence import to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32
@@ -63,7 +64,7 @@ class ClipResult:
 class Classifier:
     """Classifies clips with one artefact of a bundle.
 
-    One instance per thread. `engine_info` says which library runs and where.
+    One instance per thread. `engine_info` says which library runs and where, and which front-end.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        frontend: FrontendChoice = "auto",
     ) -> None:
         """Build the engine; never another one than asked for.
 
@@ -82,21 +84,29 @@ class Classifier:
             engine: a name of `edgeaudio list engines`. precision: "fp32" or "int8".
             exits: run the bundle's stages one by one and stop where one is sure, instead of the whole artefact.
             thresholds: of the exits, instead of the bundle's own (see `Cascade`).
+            frontend: what computes log-mel: "numpy", "native", or "auto", which is native where it is built.
         Raises:
             ConfigError: unknown engine, the bundle has no artefact (or no stages) for it in that precision, or
                 thresholds without exits.
-            UnsupportedError: the engine's library is not installed; the message says what to install.
+            UnsupportedError: the engine's library is not installed, or the native front-end is not built; the message
+                says what to do.
             BundleError: the artefact is not what the manifest says.
         """
         engine_class = resolve("engines", engine)
         self.bundle = bundle
         self._options: dict[str, Any] = {
-            "engine": engine, "precision": precision, "threads": threads, "exits": exits, "thresholds": thresholds
-        }  # fmt: skip
+            "engine": engine,
+            "precision": precision,
+            "threads": threads,
+            "exits": exits,
+            "thresholds": thresholds,
+            "frontend": frontend,
+        }
         self.artefact = bundle.manifest.artefact(engine_class.format, precision)
         if thresholds is not None and not exits:
             raise ConfigError("exit thresholds were given without exits; ask for exits=True")
         self._kind = bundle.manifest.task.kind
+        self._frontend = choose_frontend(bundle.manifest.frontend, frontend)
         self._runner: Engine | Cascade
         if exits:
             self._runner = Cascade.of_bundle(
@@ -115,6 +125,7 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        frontend: FrontendChoice = "auto",
         require_signature: TrustStore | None = None,
     ) -> Self:
         """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor.
@@ -123,7 +134,15 @@ class Classifier:
             require_signature: keys of which one must have signed the bundle. The others are the constructor's.
         """
         bundle = Bundle.read(path, require_signature=require_signature)
-        return cls(bundle, engine=engine, precision=precision, threads=threads, exits=exits, thresholds=thresholds)
+        return cls(
+            bundle,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            exits=exits,
+            thresholds=thresholds,
+            frontend=frontend,
+        )
 
     def again(self) -> Self:
         """Another one, with an engine of its own made anew from the bundle's verified bytes."""
@@ -141,8 +160,13 @@ class Classifier:
 
     @property
     def engine_info(self) -> dict[str, str]:
-        """Library, version and provider or delegate in use."""
-        return self._runner.info
+        """Library, version and provider or delegate in use, and the front-end (`FrontendTaken.info`)."""
+        return self._runner.info | self._frontend.info
+
+    @property
+    def frontend(self) -> FrontendTaken:
+        """What computes log-mel."""
+        return self._frontend
 
     def window_probs(self, log_mel: Float32) -> Float32:
         """`(frames, n_mels)` float32 -> `(classes,)` float32 probabilities."""
@@ -203,7 +227,9 @@ class ProbsStream:
     def __init__(self, classifier: Classifier, *, start_sample: int = 0) -> None:
         manifest = classifier.bundle.manifest
         self._classifier = classifier
-        self._windows = WindowStream(manifest.frontend, manifest.window, start_sample=start_sample)
+        self._windows = WindowStream(
+            manifest.frontend, manifest.window, start_sample=start_sample, computed_by=classifier.frontend.name
+        )
         self.window_samples = manifest.window.n_samples(manifest.frontend)
         self._hop_frames = manifest.window.hop_frames
         self.reset(start_sample=start_sample)

@@ -11,8 +11,8 @@ import numpy as np
 from edgeaudio.bundle import Bundle, ExitChain, ModelFile
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ParityError, UnsupportedError, VerificationError
+from edgeaudio.frontend.choice import FrontendName, choose_frontend, make_frontend
 from edgeaudio.frontend.reference import PARITY_GATE_LN, parity_gap_ln
-from edgeaudio.frontend.stream import FrontendStream
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.engines.base import Engine, Float32
 
@@ -86,17 +86,23 @@ class CheckReport:
         return {"bundle": self.bundle, "sha256": self.sha256, "complete": self.complete, "items": items}
 
 
-def check_bundle(bundle: Bundle, engines: Iterable[str] | None = None) -> CheckReport:
-    """Replay the golden vectors through the numpy front-end and each artefact and chain on each engine of its format.
+def check_bundle(
+    bundle: Bundle, engines: Iterable[str] | None = None, frontends: Iterable[FrontendName] | None = None
+) -> CheckReport:
+    """Replay the golden vectors through the front-ends and each artefact and chain on each engine of its format.
 
     Args:
         engines: names of `edgeaudio list engines`; None is all of them.
+        frontends: None is all that can run here; native is a choice, so that where it is not built nothing is missing.
     Raises:
         ConfigError: an engine name is unknown.
+        UnsupportedError: the native front-end was asked for and cannot run here.
     """
     names = list(ENGINES) if engines is None else list(engines)
     classes = {name: resolve("engines", name) for name in names}
-    items = [_check_frontend(bundle)]
+    if frontends is None:
+        frontends = dict.fromkeys(("numpy", choose_frontend(bundle.manifest.frontend, "auto").name))
+    items = [_check_frontend(bundle, name) for name in frontends]
     for artefact in bundle.manifest.artefacts:
         able = {name: engine for name, engine in classes.items() if engine.format == artefact.format}
         items += [_check_artefact(bundle, artefact, name, engine) for name, engine in able.items()]
@@ -116,15 +122,15 @@ def _no_engine(subject: str, format: str, names: list[str]) -> CheckItem:
     return CheckItem(subject, "(none)", "not run", reason=f"none of the engines {names} runs {format}")
 
 
-def _check_frontend(bundle: Bundle) -> CheckItem:
+def _check_frontend(bundle: Bundle, name: FrontendName) -> CheckItem:
     spec, golden = bundle.manifest.frontend, bundle.golden
-    stream = FrontendStream(spec)
+    stream = make_frontend(spec, name)
     gap_ln = 0.0
     for waveform, log_mel in zip(golden.waveform, golden.log_mel, strict=True):
         stream.reset()
         gap_ln = max(gap_ln, parity_gap_ln(stream.feed(waveform), log_mel, spec))
     status: Literal["passed", "failed"] = "passed" if gap_ln <= PARITY_GATE_LN else "failed"
-    return CheckItem("frontend", "numpy", status, "ln", gap_ln, PARITY_GATE_LN)
+    return CheckItem("frontend", name, status, "ln", gap_ln, PARITY_GATE_LN)
 
 
 def _check_artefact(bundle: Bundle, artefact: ModelFile, name: str, engine_class: Any) -> CheckItem:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeaudio.frontend.stream import Float32, FrontendStream
+from edgeaudio.frontend.choice import FrontendChoice, make_frontend
+from edgeaudio.frontend.stream import Float32
 from edgeaudio.spec import FrontendSpec, WindowSpec
 
 
@@ -20,9 +21,21 @@ class Window(NamedTuple):
 class WindowStream:
     """Front-end, ring of frames and hop. Window w covers frames `[w * hop_frames, w * hop_frames + frames)`."""
 
-    def __init__(self, frontend: FrontendSpec, window: WindowSpec, *, start_sample: int = 0) -> None:
-        """`start_sample` is the position of the first sample (a Python int: days of audio do not overflow)."""
-        self._frontend = FrontendStream(frontend)
+    def __init__(
+        self,
+        frontend: FrontendSpec,
+        window: WindowSpec,
+        *,
+        start_sample: int = 0,
+        computed_by: FrontendChoice = "numpy",
+    ) -> None:
+        """Set up a stream; errors are those of `make_frontend`.
+
+        Args:
+            start_sample: the position of the first sample (a Python int: days of audio do not overflow).
+            computed_by: which implementation computes log-mel.
+        """
+        self._frontend = make_frontend(frontend, computed_by)
         self._spec = window
         self._hop_samples = window.hop_samples(frontend)
         # Room for several windows, so that frames are moved to the front once per several hops.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,33 +16,44 @@ from hypothesis import strategies as st
 from edgeaudio import catalog
 from edgeaudio.audio.resample import resample
 from edgeaudio.errors import EdgeAudioError, ShapeError
+from edgeaudio.frontend.choice import FrontendChoice
 from edgeaudio.frontend.stream import FrontendStream
 from edgeaudio.runtime import Classifier, Event, StreamClassifier
 from edgeaudio.runtime.classifier import ProbsStream
 from edgeaudio.runtime.windows import WindowStream
 from edgeaudio.spec import DecisionSpec, WindowSpec
 from tests import tiny_bundle as tiny
+from tests.frontends import needs_native
 
 RATE = tiny.FRONTEND.sample_rate
 SCENE = tiny.scene()
 
 ENGINES = [("fake", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("litert", "fp32"), ("litert", "int8")]
+CASES = [pytest.param((*key, "numpy"), id="-".join((*key, "numpy"))) for key in ENGINES] + [
+    pytest.param((*key, "native"), id="-".join((*key, "native")), marks=needs_native)
+    for key in (("fake", "fp32"), ("onnx", "int8"))
+]
 chunk_sizes = st.lists(
     st.one_of(st.sampled_from([0, 1, 159, 160, 161, 400, 640, 80_000]), st.integers(0, 9_001)), max_size=12
 )
 
 
 @pytest.fixture(scope="module")
-def classifiers() -> dict[tuple[str, str], Classifier]:
+def classifier_of() -> Iterator[Callable[..., Classifier]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.ENGINES, "fake", "tests.tiny_bundle:FakeEngine")
         bundle = tiny.tiny_bundle()
-        return {key: Classifier(bundle, engine=key[0], precision=key[1]) for key in ENGINES}
+
+        @functools.cache
+        def make(engine: str, precision: str, frontend: FrontendChoice) -> Classifier:
+            return Classifier(bundle, engine=engine, precision=precision, frontend=frontend)
+
+        yield make
 
 
 @pytest.fixture(scope="module")
-def fake(classifiers: dict[tuple[str, str], Classifier]) -> Classifier:
-    return classifiers["fake", "fp32"]
+def fake(classifier_of: Callable[..., Classifier]) -> Classifier:
+    return classifier_of("fake", "fp32", "auto")
 
 
 def _chunks(waveform: tiny.Float32, sizes: list[int]) -> list[tiny.Float32]:
@@ -57,13 +70,13 @@ def _events(stream: StreamClassifier, chunks: list[tiny.Float32]) -> list[Event]
     return [event for chunk in chunks for event in stream.feed(chunk)] + stream.flush()
 
 
-@pytest.mark.parametrize("key", ENGINES, ids="-".join)
+@pytest.mark.parametrize("key", CASES)
 @settings(max_examples=25)
 @given(sizes=chunk_sizes, n_samples=st.sampled_from([0, 1, 399, 1_679, 1_680, 1_681, 20_011, 32_000]))
 def test_any_chunking_gives_the_probabilities_and_events_of_the_clip(
-    classifiers: dict[tuple[str, str], Classifier], key: tuple[str, str], sizes: list[int], n_samples: int
+    classifier_of: Callable[..., Classifier], key: tuple[str, str, str], sizes: list[int], n_samples: int
 ) -> None:
-    classifier, waveform = classifiers[key], SCENE[:n_samples]
+    classifier, waveform = classifier_of(*key), SCENE[:n_samples]
     probs = ProbsStream(classifier)
     scored = [window for chunk in _chunks(waveform, sizes) for window in probs.feed(chunk)] + probs.flush()
     if n_samples:

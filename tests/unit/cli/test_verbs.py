@@ -199,7 +199,8 @@ def test_ctrl_c_ends_a_stream_with_a_summary_and_130(bundle: str) -> None:
         assert process.wait() == 130
         messages = process.stderr.read().decode().splitlines()
     assert messages[0].startswith("heard 0.")
-    assert messages[1:] == ["interrupted"]
+    assert messages[1].startswith("log-mel by n")
+    assert messages[2:] == ["interrupted"]
 
 
 def test_data_synth_then_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from edgeaudio import catalog
 from edgeaudio.bundle import Bundle
 from edgeaudio.runtime import Classifier
 from tests import tiny_bundle as tiny
+from tests.frontends import FRONTENDS
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def bundle() -> Bundle:
     return tiny.tiny_bundle()
 
 
-@pytest.fixture
-def classifier(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Classifier:
+@pytest.fixture(params=FRONTENDS)
+def classifier(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Classifier:
     monkeypatch.setitem(catalog.ENGINES, "fake", "tests.tiny_bundle:FakeEngine")
-    return Classifier(bundle, engine="fake")
+    return Classifier(bundle, engine="fake", frontend=request.param)

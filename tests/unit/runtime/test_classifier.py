@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeaudio.audio.resample import resample
 from edgeaudio.bundle import Bundle, with_manifest
 from edgeaudio.errors import BundleError, ConfigError, SampleRateError, ShapeError, UnsupportedError
-from edgeaudio.frontend.stream import FrontendStream
+from edgeaudio.frontend.choice import make_frontend
 from edgeaudio.runtime import Classifier
 from edgeaudio.runtime.confidence import sigmoid, softmax
 from edgeaudio.spec import FrontendSpec, LabelSet, TaskSpec
@@ -36,7 +36,7 @@ def test_windows_hop_through_the_clip_and_the_clip_is_their_mean(classifier: Cla
     assert result.window_probs.shape == (n_windows, 3)
     assert result.window_starts_s == pytest.approx(np.arange(n_windows) * tiny.HOP_SAMPLES / RATE)
     assert result.probs == pytest.approx(result.window_probs.mean(axis=0), abs=1e-6)
-    log_mel = FrontendStream(tiny.FRONTEND).feed(waveform)
+    log_mel = make_frontend(tiny.FRONTEND, classifier.frontend.name).feed(waveform)
     for index in range(n_windows):
         window = log_mel[index * tiny.WINDOW.hop_frames :][: tiny.WINDOW.frames]
         assert np.array_equal(result.window_probs[index], softmax(tiny.linear(window)))
@@ -162,8 +162,8 @@ def test_multi_label_bundles_answer_each_class_by_itself(bundle: Bundle) -> None
     task = TaskSpec(kind="multi_label", labels=LabelSet(names=tiny.LABELS))
     multi = Bundle.read(with_manifest(bundle, bundle.manifest.model_copy(update={"task": task})))
     clip = tiny.noise_band("low", tiny.WINDOW_SAMPLES)
-    logits = tiny.linear(FrontendStream(tiny.FRONTEND).feed(clip))
-    probs = Classifier(multi)(clip, RATE).probs
+    logits = tiny.linear(make_frontend(tiny.FRONTEND, "numpy").feed(clip))
+    probs = Classifier(multi, frontend="numpy")(clip, RATE).probs
     assert probs == pytest.approx(1 / (1 + np.exp(-logits.astype(np.float64))), abs=1e-6)
 
 

@@ -1,0 +1,46 @@
+"""The one part of the build that pyproject.toml cannot say: the native front-end, an optional extension.
+
+Where it cannot be compiled (no compiler, no Python headers) the installation goes on without it, the runtime computes
+log-mel with numpy, and `edgeaudio doctor` says so.
+"""
+
+import sysconfig
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FOLDER = "edgeaudio/frontend/native"
+# One build for every CPython from 3.11 on. A free-threaded one has no limited API: there this fails and numpy serves.
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+FLAGS = {
+    # The order of sums is part of the promise (ea_logmel.h): no fused multiply-add, whatever the environment asks for.
+    "unix": ["-std=c99", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"],
+    "msvc": ["/std:c11", "/O2", "/fp:precise"],
+}
+
+
+class BuildNative(build_ext):
+    """`build_ext` with the flags of the compiler that it found."""
+
+    def build_extensions(self) -> None:
+        for extension in self.extensions:
+            extension.extra_compile_args = FLAGS.get(self.compiler.compiler_type, [])
+        super().build_extensions()
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "edgeaudio.frontend.native._logmel",
+            sources=[f"{FOLDER}/_logmel.c", f"{FOLDER}/ea_logmel.c"],
+            depends=[f"{FOLDER}/ea_logmel.h"],
+            include_dirs=[FOLDER],
+            define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
+            py_limited_api=LIMITED_API,
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
+)
