@@ -1,0 +1,106 @@
+"""Where a live stream's events go besides standard output: the options, and what they open."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeaudio.outputs.base import Output
+    from edgeaudio.outputs.info import StreamInfo
+    from edgeaudio.runtime.observer import Observer
+
+_MB = 1_000_000
+
+Events = Annotated[
+    Path | None, typer.Option("--events", metavar="FILE", help="Append every event to this file too, as JSON lines.")
+]
+EventsMaxMb = Annotated[
+    float, typer.Option("--events-max-mb", min=0.001, help="Size at which --events starts a new file.")
+]
+EventsKeep = Annotated[
+    int, typer.Option("--events-keep", min=0, max=1000, help="Old files of --events that are kept: FILE.1, FILE.2 ...")
+]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """The options of all outputs, each field one option of the verb that `takes_outputs`."""
+
+    events: Events = None
+    events_max_mb: EventsMaxMb = 16.0
+    events_keep: EventsKeep = 4
+
+
+def takes_outputs(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace the parameter `outputs: OutputOptions` of `verb` by one option per field."""
+    hints = get_type_hints(verb, include_extras=True)
+    option_hints = get_type_hints(OutputOptions, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(verb).parameters.items()
+        if name != "outputs"
+    ]
+    options = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=option_hints[field.name]
+        )
+        for field in dataclasses.fields(OutputOptions)
+    ]
+
+    @functools.wraps(verb)
+    def with_options(**given: Any) -> Any:
+        chosen = {option.name: given.pop(option.name) for option in options}
+        return verb(**given, outputs=OutputOptions(**chosen))
+
+    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *options]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> list[Observer]:
+    """Open what `options` ask for, standard output first.
+
+    Args:
+        live: the input cannot wait. Otherwise lines and clips make the stream wait rather than lose any.
+    Raises:
+        ConfigError: an output cannot be opened; those opened before it are closed again.
+        UnsupportedError: an output needs a package that is not installed.
+    """
+    from edgeaudio.outputs.base import Guarded
+
+    opened: list[Output] = []
+    try:
+        for opener in (_lines, _events_file):
+            output = opener(info, options, live)
+            if output is not None:
+                opened.append(output)
+    except BaseException:
+        for output in opened:
+            output.close()
+        raise
+    return [Guarded(output) for output in opened]
+
+
+def _lines(info: StreamInfo, options: OutputOptions, live: bool) -> Output:
+    from edgeaudio.outputs.lines import StreamLines
+
+    return StreamLines(sys.stdout, lossless=not live)
+
+
+def _events_file(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:
+    if options.events is None:
+        return None
+    from edgeaudio.outputs.lines import FileLines
+
+    max_bytes = round(options.events_max_mb * _MB)
+    return FileLines(options.events, max_bytes=max_bytes, keep=options.events_keep, lossless=not live)
