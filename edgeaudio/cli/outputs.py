@@ -29,6 +29,23 @@ EventsMaxMb = Annotated[
 EventsKeep = Annotated[
     int, typer.Option("--events-keep", min=0, max=1000, help="Old files of --events that are kept: FILE.1, FILE.2 ...")
 ]
+SaveClips = Annotated[
+    Path | None,
+    typer.Option("--save-clips", metavar="DIR", help="Save the audio of every event in this folder, with a JSON line."),
+]
+ClipsPreRollS = Annotated[
+    float, typer.Option("--clips-pre-roll-s", min=0, max=600, help="Seconds of a clip before the sound.")
+]
+ClipsPostRollS = Annotated[
+    float, typer.Option("--clips-post-roll-s", min=0, max=600, help="Seconds of a clip after the sound.")
+]
+ClipsMaxS = Annotated[
+    float, typer.Option("--clips-max-s", min=0.1, max=3600, help="Longest clip; a longer sound is cut.")
+]
+ClipsMaxMb = Annotated[
+    float, typer.Option("--clips-max-mb", min=0.001, help="All clips together; above it the oldest are deleted.")
+]
+ClipsFormat = Annotated[str, typer.Option("--clips-format", help="flac or wav, 16 bits.")]
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,12 @@ class OutputOptions:
     events: Events = None
     events_max_mb: EventsMaxMb = 16.0
     events_keep: EventsKeep = 4
+    save_clips: SaveClips = None
+    clips_pre_roll_s: ClipsPreRollS = 2.0
+    clips_post_roll_s: ClipsPostRollS = 1.0
+    clips_max_s: ClipsMaxS = 30.0
+    clips_max_mb: ClipsMaxMb = 1000.0
+    clips_format: ClipsFormat = "flac"
 
 
 def takes_outputs(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,7 +103,7 @@ def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> lis
 
     opened: list[Output] = []
     try:
-        for opener in (_lines, _events_file):
+        for opener in (_lines, _events_file, _clips):
             output = opener(info, options, live)
             if output is not None:
                 opened.append(output)
@@ -104,3 +127,18 @@ def _events_file(info: StreamInfo, options: OutputOptions, live: bool) -> Output
 
     max_bytes = round(options.events_max_mb * _MB)
     return FileLines(options.events, max_bytes=max_bytes, keep=options.events_keep, lossless=not live)
+
+
+def _clips(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:
+    if options.save_clips is None:
+        return None
+    from edgeaudio.outputs.clips import ClipOptions, ClipSaver
+
+    clip_options = ClipOptions(
+        pre_roll_s=options.clips_pre_roll_s,
+        post_roll_s=options.clips_post_roll_s,
+        max_s=options.clips_max_s,
+        max_bytes=round(options.clips_max_mb * _MB),
+        format=options.clips_format,
+    )
+    return ClipSaver(options.save_clips, info, clip_options, lossless=not live)

@@ -146,10 +146,13 @@ class FileLines(Output):
         return self._worker.counts
 
     def _write(self, records: Sequence[EventRecord]) -> None:
-        lines = [record.to_json() for record in records]
+        for record in records:
+            self._append(record.to_json())
+
+    def _append(self, line: str) -> None:
         while True:
             try:
-                self._file.append(lines)
+                self._file.append(line)
             except OSError as error:
                 self._worker.report(f"{self._file.path}: {error.strerror}; trying again every {_RETRY_S:g} s")
                 if not self._worker.pause(_RETRY_S):
@@ -173,9 +176,9 @@ class LineFile:
                 f"{path}: cannot be written: {error.strerror}. Choose another file for events."
             ) from error
 
-    def append(self, lines: Sequence[str]) -> None:
-        """Write `lines`, all or none; OSError when the disk does not take them."""
-        data = "".join(f"{line}\n" for line in lines).encode()
+    def append(self, line: str) -> None:
+        """Write `line`, all of it or nothing; OSError when the disk does not take it."""
+        data = f"{line}\n".encode()
         self._follow()
         if self._size and self._size + len(data) > self._max_bytes:
             self._rotate()

@@ -63,3 +63,10 @@ def test_an_output_that_cannot_be_opened_closes_the_others(
     with pytest.raises(ConfigError, match="absent"):
         run(classifier, "--events", str(tmp_path / "absent" / "events.jsonl"))
     assert capsys.readouterr().out == ""
+
+
+def test_clips_are_saved(classifier: Classifier, tmp_path: Path) -> None:
+    run(classifier, "--save-clips", str(tmp_path / "clips"), "--clips-format", "wav", "--clips-max-s", "3")
+    names = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    assert len(names) == 6
+    assert all(name.endswith(("low.wav", "mid.wav", "high.wav", ".json")) for name in names)

@@ -93,7 +93,7 @@ def test_rotation_keeps_the_youngest_lines_in_order(
     path = tmp_path_factory.mktemp("rotate") / "e"
     file = LineFile(path, max_bytes=max_bytes, keep=keep)
     for text in texts:
-        file.append([text])
+        file.append(text)
     file.close()
     names = [path, *(path.with_name(f"e.{number}") for number in range(1, keep + 1))]
     files = [name for name in names if name.exists()]
@@ -146,9 +146,9 @@ def test_a_disk_that_stays_full_costs_the_lines_and_not_the_stream(
 def test_a_file_that_logrotate_moved_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     file = LineFile(path, max_bytes=MIB, keep=1)
-    file.append(["before"])
+    file.append("before")
     path.rename(tmp_path / "elsewhere")
-    file.append(["after"])
+    file.append("after")
     file.close()
     assert (tmp_path / "elsewhere").read_text() == "before\n"
     assert path.read_text() == "after\n"
