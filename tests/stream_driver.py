@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from edgeaudio.frontend.stream import FrontendStream
@@ -94,6 +95,7 @@ class Driver:
         self._begun_s, self._begun = time.monotonic(), datetime.now().astimezone() if speed else EPOCH
         self.records: list[EventRecord] = []
         self.health = HEALTH
+        self._process, self._busy_s = psutil.Process(), 0.0
         self._position = 0
         self._begin(0)
 
@@ -133,6 +135,7 @@ class Driver:
         if self._speed:
             ahead_s = (self._position + len(chunk)) / self._rules.sample_rate / self._speed
             time.sleep(max(0.0, self._begun_s + ahead_s - time.monotonic()))
+        self._arrived_s = time.monotonic()
         for observer in self._observers:
             observer.on_audio(chunk, self._position)
         before, self._position = self._position, self._position + len(chunk)
@@ -146,6 +149,7 @@ class Driver:
             events, self._state = decision.step(window.probs, window.position_samples, self._state, self._rules)
             self.health = replace(self.health, hops=self.health.hops + 1)
             self._tell(events)
+        self._busy_s += time.monotonic() - self._arrived_s
         self._tell_health(before, chunk)
 
     def _tell_health(self, before: int, chunk: NDArray[np.float32]) -> None:
@@ -158,6 +162,9 @@ class Driver:
             samples_in=self._position,
             level_dbfs=10 * np.log10(power),
             uptime_s=self._position / rate,
+            cpu_percent=self._process.cpu_percent(),
+            rss_bytes=self._process.memory_info().rss,
+            rtf=self._busy_s / (self._position / rate),
         )
         for observer in self._observers:
             observer.on_health(self.health)
@@ -172,7 +179,7 @@ class Driver:
                 label=event.label,
                 score=event.score,
                 exit=event.exit,
-                latency_ms=1.5,
+                latency_ms=1000 * (time.monotonic() - self._arrived_s),
                 bundle=self._bundle,
                 dropped_samples=self.health.dropped_samples,
             )

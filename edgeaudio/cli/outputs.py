@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from urllib.parse import urlsplit
 
 import typer
+
+from edgeaudio.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeaudio.outputs.base import Output
@@ -46,6 +49,19 @@ ClipsMaxMb = Annotated[
     float, typer.Option("--clips-max-mb", min=0.001, help="All clips together; above it the oldest are deleted.")
 ]
 ClipsFormat = Annotated[str, typer.Option("--clips-format", help="flac or wav, 16 bits.")]
+Ui = Annotated[bool, typer.Option("--ui", help="Serve a live page: spectrogram, scores, events and health.")]
+UiListen = Annotated[
+    str | None,
+    typer.Option(
+        "--ui-listen",
+        metavar="HOST:PORT",
+        help="As --ui, there. Default: 127.0.0.1:8765, which only this machine can reach.",
+    ),
+]
+UiName = Annotated[
+    list[str] | None,
+    typer.Option("--ui-name", metavar="NAME", help="Host name by which a browser may ask for the page; repeatable."),
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,9 @@ class OutputOptions:
     clips_max_s: ClipsMaxS = 30.0
     clips_max_mb: ClipsMaxMb = 1000.0
     clips_format: ClipsFormat = "flac"
+    ui: Ui = False
+    ui_listen: UiListen = None
+    ui_name: UiName = None
 
 
 def takes_outputs(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +122,7 @@ def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> lis
 
     opened: list[Output] = []
     try:
-        for opener in (_lines, _events_file, _clips):
+        for opener in (_lines, _events_file, _clips, _live_page):
             output = opener(info, options, live)
             if output is not None:
                 opened.append(output)
@@ -142,3 +161,26 @@ def _clips(info: StreamInfo, options: OutputOptions, live: bool) -> Output | Non
         format=options.clips_format,
     )
     return ClipSaver(options.save_clips, info, clip_options, lossless=not live)
+
+
+def _live_page(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:
+    if not (options.ui or options.ui_listen):
+        if options.ui_name:
+            raise ConfigError("--ui-name is for the live page; add --ui")
+        return None
+    from edgeaudio.outputs.live import Address, LivePage
+
+    host, port = ("127.0.0.1", 8765) if options.ui_listen is None else _host_and_port(options.ui_listen)
+    return LivePage(info, Address(host, port, tuple(options.ui_name or ())))
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `[IPv6]:PORT`."""
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or port is None or parts.netloc != text or "@" in text:
+        raise ConfigError(f"--ui-listen is {text!r}, wanted HOST:PORT, such as 127.0.0.1:8765 or [::1]:8765")
+    return host, port

@@ -70,3 +70,25 @@ def test_clips_are_saved(classifier: Classifier, tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "clips").iterdir())
     assert len(names) == 6
     assert all(name.endswith(("low.wav", "mid.wav", "high.wav", ".json")) for name in names)
+
+
+def test_the_live_page_is_served_while_the_stream_runs(
+    classifier: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "edgeaudio"):
+        run(classifier, "--ui-listen", "[::1]:0")
+    assert "the live page is at http://[::1]:" in caplog.text
+    assert "for this machine only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address", ["8765", "localhost", "host:", ":8765", "host:port", "host:70000", "a@b:1", "host:1/x", "[::1", "::1:8"]
+)
+def test_an_address_that_is_none_is_refused(classifier: Classifier, address: str) -> None:
+    with pytest.raises(ConfigError, match="--ui-listen"):
+        run(classifier, "--ui-listen", address)
+
+
+def test_a_name_for_no_page_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match="add --ui"):
+        run(classifier, "--ui-name", "kitchen.example")
