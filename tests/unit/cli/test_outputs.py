@@ -1,0 +1,94 @@
+"""The options of a stream's outputs, on a verb that does nothing but open and close them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+
+from edgeaudio import catalog
+from edgeaudio.cli.outputs import OutputOptions, open_outputs, takes_outputs
+from edgeaudio.errors import ConfigError
+from edgeaudio.outputs.info import StreamInfo
+from edgeaudio.runtime import Classifier
+from tests import stream_driver as driver
+from tests import tiny_bundle as tiny
+
+
+@pytest.fixture
+def classifier(monkeypatch: pytest.MonkeyPatch) -> Classifier:
+    monkeypatch.setitem(catalog.ENGINES, "fake", "tests.tiny_bundle:FakeEngine")
+    return Classifier(tiny.tiny_bundle(), engine="fake")
+
+
+def run(classifier: Classifier, *arguments: str) -> None:
+    """A stream of the tiny scene with the outputs that `arguments` name."""
+    app = typer.Typer(rich_markup_mode=None)
+
+    def listen(bundle: Annotated[str, typer.Argument()], outputs: OutputOptions, threads: int = 1) -> None:
+        assert (bundle, threads) == ("x.eab", 3)
+        observers = open_outputs(StreamInfo.of(classifier, source="a test"), outputs, live=False)
+        stream = driver.Driver(classifier, observers)
+        stream.feed(tiny.scene())
+        stream.end()
+
+    app.command()(takes_outputs(listen))
+    app(["x.eab", "--threads", "3", *arguments], standalone_mode=False)
+
+
+def test_events_go_to_standard_output(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    run(classifier)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["label"] for event in events if event["event"] == "start"] == ["low", "high", "mid"]
+    assert events[0]["bundle"] == classifier.bundle.sha256[:12]
+
+
+def test_events_go_to_a_file_as_well(
+    classifier: Classifier, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "events.jsonl"
+    run(classifier, "--events", str(path), "--events-max-mb", "0.001", "--events-keep", "1")
+    printed = capsys.readouterr().out
+    kept = Path(f"{path}.1").read_text() + path.read_text()
+    assert kept
+    assert printed.endswith(kept)
+
+
+def test_an_output_that_cannot_be_opened_closes_the_others(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="absent"):
+        run(classifier, "--events", str(tmp_path / "absent" / "events.jsonl"))
+    assert capsys.readouterr().out == ""
+
+
+def test_clips_are_saved(classifier: Classifier, tmp_path: Path) -> None:
+    run(classifier, "--save-clips", str(tmp_path / "clips"), "--clips-format", "wav", "--clips-max-s", "3")
+    names = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    assert len(names) == 6
+    assert all(name.endswith(("low.wav", "mid.wav", "high.wav", ".json")) for name in names)
+
+
+def test_the_live_page_is_served_while_the_stream_runs(
+    classifier: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "edgeaudio"):
+        run(classifier, "--ui-listen", "[::1]:0")
+    assert "the live page is at http://[::1]:" in caplog.text
+    assert "for this machine only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address", ["8765", "localhost", "host:", ":8765", "host:port", "host:70000", "a@b:1", "host:1/x", "[::1", "::1:8"]
+)
+def test_an_address_that_is_none_is_refused(classifier: Classifier, address: str) -> None:
+    with pytest.raises(ConfigError, match="--ui-listen"):
+        run(classifier, "--ui-listen", address)
+
+
+def test_a_name_for_no_page_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match="add --ui"):
+        run(classifier, "--ui-name", "kitchen.example")
