@@ -89,7 +89,7 @@ size_t ea_logmel_frames(const ea_logmel_t *stream, size_t n_samples);
 size_t ea_logmel_feed(ea_logmel_t *stream, const float *samples, size_t n_samples, float *log_mel);
 
 /* Natural logarithm of x, for x finite and at least FLT_MIN; NaN where x is not finite.
- * |ea_ln(x) - ln x| <= 1.2e-7 * max(|ln x|, 0.35), checked for every float in [0.5, 2) and by sample elsewhere. */
+ * |ea_ln(x) - ln x| <= 1.1e-7 |ln x|, checked for every float in [0.5, 2) and by sample in every other octave. */
 float ea_ln(float x);
 
 #ifdef __cplusplus

@@ -1,8 +1,9 @@
-"""The numpy front-end: as the reference, and the same bits however the audio is cut."""
+"""Both front-ends of the runtime: as the reference, and the same bits however the audio is cut."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,22 @@ from numpy.typing import NDArray
 
 from edgeaudio.audio.resample import resample
 from edgeaudio.errors import ConfigError, ShapeError
+from edgeaudio.frontend.choice import Frontend, FrontendName, make_frontend
 from edgeaudio.frontend.reference import PARITY_GATE_LN, parity_gap_ln, reference_log_mel
-from edgeaudio.frontend.stream import FrontendStream, frame_log_mel, stream_tables
 from edgeaudio.spec import FrontendSpec
+from tests.frontends import FRONTENDS
 
 SPEC = FrontendSpec()
 N = 2 * SPEC.sample_rate
+
+
+NewStream = Callable[[FrontendSpec], Frontend]
+
+
+@pytest.fixture(scope="module", params=FRONTENDS)
+def new_stream(request: pytest.FixtureRequest) -> NewStream:
+    name: FrontendName = request.param
+    return lambda spec: make_frontend(spec, name)
 
 
 def _signals() -> dict[str, NDArray[np.float64]]:
@@ -45,22 +56,22 @@ def _signals() -> dict[str, NDArray[np.float64]]:
 
 
 @pytest.mark.parametrize("name", _signals())
-def test_every_signal_is_within_the_parity_gate(name: str) -> None:
+def test_every_signal_is_within_the_parity_gate(name: str, new_stream: NewStream) -> None:
     waveform = _signals()[name].astype(np.float32)
-    log_mel = FrontendStream(SPEC).feed(waveform)
+    log_mel = new_stream(SPEC).feed(waveform)
     assert log_mel.shape == (SPEC.n_frames(N), SPEC.n_mels)
     assert log_mel.dtype == np.float32
     assert parity_gap_ln(log_mel, reference_log_mel(waveform, SPEC), SPEC) <= PARITY_GATE_LN
 
 
 @pytest.mark.assets
-def test_real_clips_are_within_the_parity_gate(shared_dir: Path) -> None:
+def test_real_clips_are_within_the_parity_gate(shared_dir: Path, new_stream: NewStream) -> None:
     clips = sorted((shared_dir / "data" / "esc10" / "audio").glob("*.ogg"))[::40]
     assert clips
     for clip in clips:
         samples, rate_hz = soundfile.read(clip, dtype="float32")
         waveform = resample(samples[: 2 * rate_hz], rate_hz, SPEC.sample_rate)
-        gap = parity_gap_ln(FrontendStream(SPEC).feed(waveform), reference_log_mel(waveform, SPEC), SPEC)
+        gap = parity_gap_ln(new_stream(SPEC).feed(waveform), reference_log_mel(waveform, SPEC), SPEC)
         assert gap <= PARITY_GATE_LN, clip.name
 
 
@@ -80,11 +91,13 @@ OTHER_SPECS = [
     hops=st.integers(0, 40),
     odd=st.integers(0, 500),
 )
-def test_any_chunking_gives_the_same_bits(spec: FrontendSpec, sizes: list[int], hops: int, odd: int) -> None:
+def test_any_chunking_gives_the_same_bits(
+    spec: FrontendSpec, sizes: list[int], hops: int, odd: int, new_stream: NewStream
+) -> None:
     n_samples = hops * spec.hop_length + odd
     waveform = np.random.default_rng(n_samples).standard_normal(n_samples).astype(np.float32)
-    whole = FrontendStream(spec).feed(waveform)
-    stream = FrontendStream(spec)
+    whole = new_stream(spec).feed(waveform)
+    stream = new_stream(spec)
     parts, at, lengths = [], 0, itertools.cycle([*sizes, 97])
     while at < n_samples:
         n = next(lengths)
@@ -95,60 +108,60 @@ def test_any_chunking_gives_the_same_bits(spec: FrontendSpec, sizes: list[int], 
     assert cut.tobytes() == whole.tobytes()
 
 
-def test_one_sample_at_a_time_gives_the_same_bits() -> None:
+def test_one_sample_at_a_time_gives_the_same_bits(new_stream: NewStream) -> None:
     waveform = np.random.default_rng(1).standard_normal(3_000).astype(np.float32)
-    stream = FrontendStream(SPEC)
+    stream = new_stream(SPEC)
     cut = np.concatenate([stream.feed(waveform[i : i + 1]) for i in range(len(waveform))])
-    assert cut.tobytes() == FrontendStream(SPEC).feed(waveform).tobytes()
+    assert cut.tobytes() == new_stream(SPEC).feed(waveform).tobytes()
 
 
-def test_frame_t_covers_its_own_samples_only() -> None:
+def test_frame_t_covers_its_own_samples_only(new_stream: NewStream) -> None:
     waveform = np.random.default_rng(2).standard_normal(2_000).astype(np.float32)
-    log_mel = FrontendStream(SPEC).feed(waveform)
+    log_mel = new_stream(SPEC).feed(waveform)
     for t in range(len(log_mel)):
         samples = waveform[t * SPEC.hop_length :][: SPEC.win_length]
-        assert frame_log_mel(samples, stream_tables(SPEC)).tobytes() == log_mel[t].tobytes()
+        assert new_stream(SPEC).feed(samples).tobytes() == log_mel[t].tobytes()
 
 
-def test_the_callers_samples_are_not_changed_nor_kept() -> None:
+def test_the_callers_samples_are_not_changed_nor_kept(new_stream: NewStream) -> None:
     waveform = np.random.default_rng(3).standard_normal(1_000).astype(np.float32)
-    expected = FrontendStream(SPEC).feed(waveform)
-    stream, chunk, frames = FrontendStream(SPEC), np.empty(100, np.float32), []
+    expected = new_stream(SPEC).feed(waveform)
+    stream, chunk, frames = new_stream(SPEC), np.empty(100, np.float32), []
     for at in range(0, 1_000, 100):
         chunk[:] = waveform[at : at + 100]  # One buffer again and again, as sound drivers do.
         frames.append(stream.feed(chunk))
     assert np.concatenate(frames).tobytes() == expected.tobytes()
 
 
-def test_reset_is_total() -> None:
+def test_reset_is_total(new_stream: NewStream) -> None:
     waveform = np.random.default_rng(4).standard_normal(5_003).astype(np.float32)
-    stream = FrontendStream(SPEC)
+    stream = new_stream(SPEC)
     first = stream.feed(waveform)
     stream.reset()
     assert stream.feed(waveform).tobytes() == first.tobytes()
 
 
-def test_strided_chunks_are_read_right() -> None:
+def test_strided_chunks_are_read_right(new_stream: NewStream) -> None:
     stereo = np.random.default_rng(5).standard_normal((2_000, 2)).astype(np.float32)
-    expected = FrontendStream(SPEC).feed(stereo[:, 1].copy())
-    assert FrontendStream(SPEC).feed(stereo[:, 1]).tobytes() == expected.tobytes()
+    expected = new_stream(SPEC).feed(stereo[:, 1].copy())
+    assert new_stream(SPEC).feed(stereo[:, 1]).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
     ("changes", "field"), [({"centre": True}, "frontend.centre"), ({"preemphasis": 0.97}, "frontend.preemphasis")]
 )
-def test_specs_that_cannot_stream_are_refused(changes: dict[str, float], field: str) -> None:
+def test_specs_that_cannot_stream_are_refused(changes: dict[str, float], field: str, new_stream: NewStream) -> None:
     with pytest.raises(ConfigError, match=field):
-        FrontendStream(FrontendSpec(**changes))
+        new_stream(FrontendSpec(**changes))
 
 
 @pytest.mark.parametrize("chunk", [np.zeros((2, 3), np.float32), np.zeros(3), np.zeros(3, np.int16), np.float32(1)])
-def test_other_shapes_and_dtypes_are_refused(chunk: NDArray[np.float32]) -> None:
+def test_other_shapes_and_dtypes_are_refused(chunk: NDArray[np.float32], new_stream: NewStream) -> None:
     with pytest.raises(ShapeError, match="float32"):
-        FrontendStream(SPEC).feed(chunk)
+        new_stream(SPEC).feed(chunk)
 
 
-def test_the_empty_answer_cannot_be_written_to() -> None:
-    frames = FrontendStream(SPEC).feed(np.zeros(1, np.float32))
+def test_the_empty_answer_cannot_be_written_to(new_stream: NewStream) -> None:
+    frames = new_stream(SPEC).feed(np.zeros(1, np.float32))
     assert frames.shape == (0, SPEC.n_mels)
     assert not frames.flags.writeable
