@@ -83,8 +83,7 @@ def stream(
         interrupted = stop.requested
         n_events += _emit(streamer.flush())
     finally:
-        _summarise(streamer, n_events, rate_hz)
-        print(f"log-mel by {classifier.frontend}", file=sys.stderr)
+        _summarise(streamer, n_events, rate_hz, str(classifier.frontend))
     if interrupted:
         raise typer.Exit(130)
 
@@ -117,11 +116,12 @@ def _emit(events: list[Any]) -> int:
     return len(events)
 
 
-def _summarise(streamer: StreamClassifier, n_events: int, rate_hz: int) -> None:
+def _summarise(streamer: StreamClassifier, n_events: int, rate_hz: int, frontend: str) -> None:
     stats = streamer.stats
     print(
         f"heard {stats.samples_in / rate_hz:.2f} s ({stats.samples_in} samples at {rate_hz} Hz), {stats.hops} windows, "
-        f"{n_events} events; {stats.nan_samples} samples not finite, {stats.clipped_fraction:.2%} clipped",
+        f"{n_events} events; {stats.nan_samples} samples not finite, {stats.clipped_fraction:.2%} clipped; "
+        f"log-mel by {frontend}",
         file=sys.stderr,
     )
     if stats.exit_counts:
