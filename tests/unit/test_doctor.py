@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from edgeaudio import doctor
 from edgeaudio.errors import UnsupportedError
+from edgeaudio.frontend.native.stream import EXTENSION
+from tests.frontends import needs_native
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> doctor.Diagnosis:
@@ -49,6 +52,22 @@ def test_signatures_need_one_package(monkeypatch: pytest.MonkeyPatch) -> None:
     [signatures] = [item for item in without(monkeypatch, "cryptography").capabilities if item.name == "signatures"]
     assert signatures.install is not None
     assert shlex.split(signatures.install)[4:] == ["cryptography>=44"]
+
+
+@needs_native
+def test_the_native_front_end_names_its_compiler() -> None:
+    native = doctor.diagnose(Path()).native_frontend
+    assert native.compiler
+    assert native.install is None
+
+
+def test_a_native_front_end_that_is_not_built_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, EXTENSION, None)
+    native = doctor.diagnose(Path()).native_frontend
+    assert native.compiler is None
+    assert "not built here" in native.reason
+    assert native.install is not None
+    assert "apt install gcc python3-dev" in native.install
 
 
 def test_a_copy_that_pip_does_not_know_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

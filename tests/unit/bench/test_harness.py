@@ -20,6 +20,8 @@ from edgeaudio.bench.table import format_table
 from edgeaudio.bundle import Artefact
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ConfigError, UnsupportedError
+from edgeaudio.frontend.choice import FrontendChoice
+from tests.frontends import FRONTENDS
 from tests.tiny_bundle import FakeEngine, Float32, tiny_bundle
 
 QUICK = BenchOptions(min_hops=30, min_seconds=0, warmup_hops=2, rounds=2)
@@ -68,6 +70,14 @@ def test_every_artefact_is_timed_with_all_its_stages(real_result: BenchResult) -
         assert total.summary.p99.reason == "30 samples, p99 needs 299"
         assert item.rtf_p50 == pytest.approx(total.summary.p50.value_us / 40_000)  # type: ignore[operator]
         assert item.engine_info["version"]
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_the_front_end_that_was_timed_is_checked_and_recorded(frontend: FrontendChoice) -> None:
+    options = QUICK.model_copy(update={"frontend": frontend})
+    [item] = bench_bundle(tiny_bundle("onnx-fp32"), options=options).artefacts
+    assert item.parity.detail.startswith(f"frontend on {frontend} passed")
+    assert item.engine_info["frontend"] == frontend
 
 
 def test_the_record_holds_what_could_change_the_figures(real_result: BenchResult) -> None:
