@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
+import re
+import socket
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import typer
 
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from edgeaudio.runtime.observer import Observer
 
 _MB = 1_000_000
+
+#: Secrets come from these variables or from files: what is on the command line, everyone on the machine can read.
+MQTT_PASSWORD = "EDGEAUDIO_MQTT_PASSWORD"
+
+_SECRET_BYTES = 4096
 
 Events = Annotated[
     Path | None, typer.Option("--events", metavar="FILE", help="Append every event to this file too, as JSON lines.")
@@ -62,6 +71,31 @@ UiName = Annotated[
     list[str] | None,
     typer.Option("--ui-name", metavar="NAME", help="Host name by which a browser may ask for the page; repeatable."),
 ]
+Mqtt = Annotated[
+    str | None,
+    typer.Option(
+        "--mqtt",
+        metavar="URL",
+        help=f"Publish on this broker: mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS. Password: ${MQTT_PASSWORD}.",
+    ),
+]
+MqttPasswordFile = Annotated[
+    Path | None, typer.Option("--mqtt-password-file", metavar="FILE", help="Password of the user, in a file.")
+]
+MqttNode = Annotated[
+    str | None, typer.Option("--mqtt-node", metavar="NAME", help="Name of this device. Default: its host name.")
+]
+MqttPrefix = Annotated[str, typer.Option("--mqtt-prefix", metavar="TOPIC", help="Publish below TOPIC/NAME.")]
+MqttDiscovery = Annotated[
+    str, typer.Option("--mqtt-discovery", metavar="TOPIC", help="Home Assistant's discovery prefix; '' for none.")
+]
+MqttCa = Annotated[
+    Path | None, typer.Option("--mqtt-ca", metavar="FILE", help="Authority of the broker's certificate (PEM).")
+]
+MqttCert = Annotated[
+    Path | None, typer.Option("--mqtt-cert", metavar="FILE", help="Certificate of this device, where the broker asks.")
+]
+MqttKey = Annotated[Path | None, typer.Option("--mqtt-key", metavar="FILE", help="Key of --mqtt-cert.")]
 
 
 @dataclass(frozen=True)
@@ -77,6 +111,14 @@ class OutputOptions:
     clips_max_s: ClipsMaxS = 30.0
     clips_max_mb: ClipsMaxMb = 1000.0
     clips_format: ClipsFormat = "flac"
+    mqtt: Mqtt = None
+    mqtt_password_file: MqttPasswordFile = None
+    mqtt_node: MqttNode = None
+    mqtt_prefix: MqttPrefix = "edgeaudio"
+    mqtt_discovery: MqttDiscovery = "homeassistant"
+    mqtt_ca: MqttCa = None
+    mqtt_cert: MqttCert = None
+    mqtt_key: MqttKey = None
     ui: Ui = False
     ui_listen: UiListen = None
     ui_name: UiName = None
@@ -122,7 +164,7 @@ def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> lis
 
     opened: list[Output] = []
     try:
-        for opener in (_lines, _events_file, _clips, _live_page):
+        for opener in (_lines, _events_file, _clips, _mqtt, _live_page):
             output = opener(info, options, live)
             if output is not None:
                 opened.append(output)
@@ -163,6 +205,30 @@ def _clips(info: StreamInfo, options: OutputOptions, live: bool) -> Output | Non
     return ClipSaver(options.save_clips, info, clip_options, lossless=not live)
 
 
+def _mqtt(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:
+    if options.mqtt is None:
+        return None
+    from edgeaudio.outputs.homeassistant import Topics
+    from edgeaudio.outputs.mqtt import Broker, MqttPublisher
+
+    url = split_url("--mqtt", options.mqtt, {"mqtt": 1883, "mqtts": 8883})
+    if url.path or url.query:
+        raise ConfigError(f"--mqtt {options.mqtt!r} names a path; topics are given by --mqtt-prefix")
+    tls = url.scheme == "mqtts"
+    if not tls and (options.mqtt_ca or options.mqtt_cert or options.mqtt_key):
+        raise ConfigError("--mqtt-ca, --mqtt-cert and --mqtt-key are for TLS; give the broker as mqtts://HOST")
+    password = read_secret(options.mqtt_password_file, MQTT_PASSWORD)
+    if password is not None and url.username is None:
+        raise ConfigError("--mqtt: there is a password and no user; give the broker as mqtt://USER@HOST")
+    node = options.mqtt_node or re.sub("[^A-Za-z0-9_-]+", "-", socket.gethostname())[:64]
+    assert url.hostname is not None
+    broker = Broker(
+        url.hostname, url.port or (8883 if tls else 1883), tls, url.username, password,
+        options.mqtt_ca, options.mqtt_cert, options.mqtt_key,
+    )  # fmt: skip
+    return MqttPublisher(broker, info, Topics(options.mqtt_prefix, node, options.mqtt_discovery))
+
+
 def _live_page(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:
     if not (options.ui or options.ui_listen):
         if options.ui_name:
@@ -184,3 +250,49 @@ def _host_and_port(text: str) -> tuple[str, int]:
     if not host or port is None or parts.netloc != text or "@" in text:
         raise ConfigError(f"--ui-listen is {text!r}, wanted HOST:PORT, such as 127.0.0.1:8765 or [::1]:8765")
     return host, port
+
+
+def split_url(option: str, text: str, schemes: Collection[str]) -> SplitResult:
+    """`text` as a URL with one of `schemes` and a host; ConfigError for others, and for one with a password in it."""
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+        (host or "").encode("idna")
+    except (ValueError, UnicodeError):
+        host = None
+    if not host or url.scheme not in schemes or not text.isprintable() or " " in text:
+        wanted = " or ".join(f"{scheme}://HOST" for scheme in schemes)
+        raise ConfigError(f"{option} is {redacted(text)!r}, wanted {wanted}")
+    if url.password is not None:
+        raise ConfigError(
+            f"{option}: the URL holds a password, which everyone on this machine can read. "
+            "Put it in a file or in the environment; see --help."
+        )
+    return url
+
+
+def redacted(url: str) -> str:
+    """`url` without what may be a password: messages end up in logs."""
+    return re.sub(r"(://[^:@]*:).*@", r"\1...@", url)
+
+
+def read_secret(path: Path | None, variable: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The first line of the file, else of the variable, else None.
+
+    Raises:
+        ConfigError: the file cannot be read, is empty, or can be read by everyone.
+    """
+    if path is None:
+        return environment.get(variable) or None
+    try:
+        with path.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            text = stream.read(_SECRET_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+    if mode & 0o007:
+        raise ConfigError(f"{path}: mode is {stat.S_IMODE(mode):04o}, so everyone can use this secret: chmod o= {path}")
+    secret = text.split("\n", 1)[0].rstrip("\r")
+    if not secret:
+        raise ConfigError(f"{path}: its first line is empty, wanted the secret")
+    return secret

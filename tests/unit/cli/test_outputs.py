@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,13 @@ import pytest
 import typer
 
 from edgeaudio import catalog
-from edgeaudio.cli.outputs import OutputOptions, open_outputs, takes_outputs
+from edgeaudio.cli.outputs import MQTT_PASSWORD, OutputOptions, open_outputs, read_secret, redacted, takes_outputs
 from edgeaudio.errors import ConfigError
 from edgeaudio.outputs.info import StreamInfo
 from edgeaudio.runtime import Classifier
 from tests import stream_driver as driver
 from tests import tiny_bundle as tiny
+from tests.mosquitto import Broker, Listener
 
 
 @pytest.fixture
@@ -92,3 +94,72 @@ def test_an_address_that_is_none_is_refused(classifier: Classifier, address: str
 def test_a_name_for_no_page_is_refused(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="add --ui"):
         run(classifier, "--ui-name", "kitchen.example")
+
+
+def test_events_are_published(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    passwords = tmp_path / "passwords"
+    broker = Broker(tmp_path, "allow_anonymous false", f"password_file {passwords}")
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "ears", "s3cret"], check=True)
+    broker.start()
+    listener = Listener(broker, username="ears", password="s3cret")
+    monkeypatch.setenv(MQTT_PASSWORD, "s3cret")
+    run(classifier, "--mqtt", f"mqtt://ears@127.0.0.1:{broker.port}", "--mqtt-node", "kitchen", "--mqtt-prefix", "home")
+    driver.eventually(lambda: listener.heard("home/kitchen/status")[-1:] == ["offline"])
+    listener.close()
+    broker.stop()
+    assert len(listener.heard("home/kitchen/event")) == 6
+    assert "homeassistant/device/edgeaudio_kitchen/config" in dict(listener.messages)
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mqtt", "localhost"], "wanted mqtt://HOST or mqtts://HOST"),
+        (["--mqtt", "http://localhost"], "wanted mqtt://HOST"),
+        (["--mqtt", "mqtt://"], "wanted mqtt://HOST"),
+        (["--mqtt", "mqtt://host:port"], "wanted mqtt://HOST"),
+        (["--mqtt", "mqtt://a..b"], "wanted mqtt://HOST"),
+        (["--mqtt", "mqtt://host/topic"], "--mqtt-prefix"),
+        (["--mqtt", "mqtt://ears:s3cret@host"], "the URL holds a password"),
+        (["--mqtt", "mqtt://host", "--mqtt-ca", "ca.pem"], "mqtts://HOST"),
+        (["--mqtt", "mqtt://host", "--mqtt-node", "a b"], "--mqtt-node"),
+    ],
+)
+def test_brokers_that_cannot_be_are_refused(classifier: Classifier, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(classifier, *arguments)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_without_a_user_is_refused(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MQTT_PASSWORD, "s3cret")
+    with pytest.raises(ConfigError, match="a password and no user"):
+        run(classifier, "--mqtt", "mqtt://host")
+
+
+def test_messages_do_not_repeat_passwords() -> None:
+    assert redacted("ftp://ears:s3cret@host/x") == "ftp://ears:...@host/x"
+    assert redacted("ftp://ears:s3/cr@t@host") == "ftp://ears:...@host"
+    assert redacted("mqtt://ears@host:1") == "mqtt://ears@host:1"
+
+
+def test_secrets_come_from_files_and_variables(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"from the file\r\nmore\n")
+    path.chmod(0o640)
+    assert read_secret(path, "X", {"X": "from the variable"}) == "from the file"
+    assert read_secret(None, "X", {"X": "from the variable"}) == "from the variable"
+    assert read_secret(None, "X", {"X": ""}) is None
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="0644, so everyone can use this secret"):
+        read_secret(path, "X")
+    for content in (b"", b"\nsecond", b"\xff"):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with pytest.raises(ConfigError, match=str(path)):
+            read_secret(path, "X")
+    with pytest.raises(ConfigError, match="No such file"):
+        read_secret(tmp_path / "absent", "X")
