@@ -170,8 +170,10 @@ class Stream:
             self._watchdog.join(2.0)
             self._worker.join(2.0)
         health = self._shared.book.take(self._worker.streamer.stats, last=True)
-        self._observers.on_health(health)
-        self._observers.close()
+        try:
+            self._observers.on_health(health)
+        finally:
+            self._observers.close()
 
     def _start(self) -> None:
         self._started = True
@@ -196,7 +198,7 @@ class Stream:
                 # All of the process stood still, not the engine alone.
                 self._awake_s = last_s
             if self._stop_asked and not self._shared.ring.ended:
-                self._capture.stop(0.3)
+                self._capture.stop()
                 self._shared.ring.end()
             healthy = self._look_after_worker()
             if self._on_tick is not None:

@@ -25,7 +25,8 @@ class EventRecord:
     t_start_s, t_end_s: seconds from the first sample of the stream; `t_end_s` is None in a start.
     wall_time: ISO 8601 with offset, when the record was made. bundle: first 12 digits of the bundle's digest.
     exit: which exit answered; None without exits. latency_ms: from the arrival of the last sample that was needed to
-    this record. dropped_samples: lost so far in this stream, at the input's rate.
+    this record; of a gap, from the first sample behind it. dropped_samples: lost in this stream so far, at the rate of
+    the input.
     file, file_start_s: of a watched folder, the file that this was heard in, and where in the stream that file began;
     None elsewhere.
     """
@@ -92,7 +93,7 @@ class Health:
 class Observer(Protocol):
     """An output. Called from the thread that classifies, so every method returns at once; slow work has its own thread.
 
-    An output that fails logs it and counts it; it never stops the stream.
+    An output that fails logs it and counts it; only `BrokenPipeError`, when nobody reads any more, ends the stream.
     """
 
     def on_audio(self, samples: Float32, position_samples: int) -> None:
@@ -112,7 +113,10 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several observers as one. One that raises is logged, counted in `failures` by its class, and told again."""
+    """Several observers as one. One that raises is logged, counted in `failures` by its class, and told again.
+
+    `BrokenPipeError` alone goes through, after all were told: nobody reads standard output any more.
+    """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = tuple(observers)
@@ -139,12 +143,17 @@ class Observers:
         self._tell("close")
 
     def _tell(self, method: str, *arguments: Any) -> None:
+        unread = None
         for observer in self._observers:
             try:
                 getattr(observer, method)(*arguments)
+            except BrokenPipeError as error:
+                unread = error
             except Exception:
                 name = type(observer).__name__
                 self.failures[name] += 1
                 # Once in full; a fault in every hop must not fill the log.
                 if self.failures[name] == 1:
                     logger.exception("output %s failed in %s; the stream goes on", name, method)
+        if unread is not None:
+            raise unread
