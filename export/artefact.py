@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from edgeaudio.bundle.manifest import Artefact, ArtefactFormat, Metric, Parity, Precision, TensorInfo
+from edgeaudio.bundle.manifest import Artefact, ArtefactFormat, Metric, Parity, Precision, StatefulArtefact, TensorInfo
+from edgeaudio.bundle.writer import file_entry
 
 INPUT_NAME = "log_mel"
 OUTPUT_NAME = "logits"
@@ -46,3 +47,39 @@ class ExportedArtefact:
             parity=parity,
             metrics=metrics,
         )
+
+
+@dataclass(frozen=True)
+class ExportedStateful:
+    """The bytes of a stateful student; the fields are those of `StatefulArtefact`."""
+
+    format: ArtefactFormat
+    precision: Precision
+    payload: bytes
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+    states: tuple[TensorInfo, ...]
+    logit_step: float | None
+
+    @property
+    def path(self) -> str:
+        """Where it lies in a bundle."""
+        return f"stateful/{self.precision}.{self.format}"
+
+    def manifest_entry(self, *, parity: Parity | None = None) -> StatefulArtefact:
+        """The manifest's description of this artefact."""
+        return StatefulArtefact(
+            **file_entry(self.path, self.payload).model_dump(),
+            format=self.format,
+            precision=self.precision,
+            input=self.input,
+            outputs=self.outputs,
+            states=self.states,
+            logit_step=self.logit_step,
+            parity=parity,
+        )
+
+
+def next_state(name: str) -> str:
+    """The output that gives what the input `name` takes in the next step."""
+    return f"{name}_next"

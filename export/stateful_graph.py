@@ -15,7 +15,7 @@ points of the windowed one. A state holds int8 values as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -326,14 +326,12 @@ def _quantisation(node: Any) -> tuple[Any, ...]:
 
 def _reach(node: Node, timeline: _Timeline) -> _Reach:
     if node.target is aten.slice.Tensor:
-        given, usual = list(node.args[2:]), [0, None, 1]
-        first, _, step = given + usual[len(given) :]
+        first, _, step = _defaults(node.args[2:], [0, None, 1])
         if step != 1:
             raise _unsupported(node, f"takes every {step}. time step")
         return _Reach(range(timeline.steps)[first:].start, 1, 1)
     if timeline.axis == _IMAGE_TIME_AXIS and node.target is aten.conv2d.default:
-        given, usual = list(node.args[3:]), [[1, 1], [0, 0], [1, 1]]
-        stride, padding, dilation = map(_ints, (given + usual[len(given) :])[:3])
+        stride, padding, dilation = map(_ints, _defaults(node.args[3:6], [[1, 1], [0, 0], [1, 1]]))
         if padding[0] or dilation[0] != 1:
             raise _unsupported(node, f"pads time by {padding[0]} and dilates it by {dilation[0]}, wanted 0 and 1")
         return _Reach(0, int(_weight_shape(node)[2]), stride[0])
@@ -369,6 +367,11 @@ def _dim(node: Node) -> int:
     """The axis that a slice cuts."""
     (dim,) = _ints([node.args[1] if len(node.args) > 1 else 0])
     return dim % len(_shape(node))
+
+
+def _defaults(given: Sequence[Any], usual: list[Any]) -> list[Any]:
+    """Arguments as given, the others as usual."""
+    return [*given, *usual[len(given) :]]
 
 
 def _ints(values: Any) -> list[int]:

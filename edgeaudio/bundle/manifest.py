@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
+from edgeaudio.spec import limits
 from edgeaudio.spec.exits import MAX_EXITS, ExitThreshold
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -79,6 +81,11 @@ class ModelFile(FileEntry):
     def name(self) -> str:
         """`onnx-int8` and the like; unique inside a bundle."""
         return f"{self.format}-{self.precision}"
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """All that the file takes, in order; the first is `input`."""
+        return (self.input,)
 
 
 class Artefact(ModelFile):
@@ -191,6 +198,89 @@ class Exits(Spec):
         return self
 
 
+class StatefulArtefact(ModelFile):
+    """A whole artefact as a step: takes new frames and states, gives the next states and the logits of a window.
+
+    The window is the one that ends with the newest frame. states: in the order of inputs and outputs; a state begins
+    as zeros (`zero_point` where it is quantised) and is handed on as it is. logit_step: the scale on which the logits
+    of an int8 artefact lie, also where its output is float.
+    """
+
+    form: Literal["stateful"] = "stateful"
+    states: tuple[TensorInfo, ...] = Field(min_length=1)
+    logit_step: float | None = Field(None, gt=0)
+    parity: Parity | None = None
+
+    @property
+    def name(self) -> str:
+        """`onnx-int8-stateful` and the like; unique inside a bundle."""
+        return f"{self.window_name}-stateful"
+
+    @property
+    def window_name(self) -> str:
+        """The artefact over whole windows that it equals."""
+        return f"{self.format}-{self.precision}"
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """See `ModelFile.inputs`."""
+        return (self.input, *self.states)
+
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        if len(self.outputs) != len(self.states) + 1:
+            raise ValueError(
+                f"{self.name}: {len(self.outputs)} outputs, wanted {len(self.states)} states and the logits"
+            )
+        for state, following in zip(self.states, self.outputs, strict=False):
+            if following != state.model_copy(update={"name": following.name}):
+                raise ValueError(f"{self.name}: state {state.model_dump()} comes back as {following.model_dump()}")
+            if state.dtype != "float32" and (state.scale is None or state.zero_point is None):
+                raise ValueError(f"{self.name}: {state.name} is {state.dtype} and needs scale and zero_point")
+        return self
+
+
+class Stateful(Spec):
+    """The artefacts once more as steps of `step_frames` new frames each, for streams.
+
+    lead_in_frames: frames of any content to feed before the stream, so that windows start where those of the windowed
+    form do, at multiples of `step_frames`. warm_up_steps: steps before the first whose logits stand for a whole window.
+    """
+
+    step_frames: int = Field(ge=1, le=limits.WINDOW_FRAMES)
+    lead_in_frames: int = Field(ge=0)
+    warm_up_steps: int = Field(ge=0)
+    artefacts: tuple[StatefulArtefact, ...] = Field(min_length=1)
+
+    @classmethod
+    def of(cls, window: WindowSpec, step_frames: int, artefacts: Sequence[StatefulArtefact]) -> Self:
+        """The description that follows from the window and the step."""
+        lead_in = -window.frames % step_frames
+        return cls(
+            step_frames=step_frames,
+            lead_in_frames=lead_in,
+            warm_up_steps=(lead_in + window.frames) // step_frames - 1,
+            artefacts=tuple(artefacts),
+        )
+
+    def check_fits(self, window: WindowSpec, n_mels: int, names: Sequence[str]) -> None:
+        """Raise ValueError unless all follows from the window, and each artefact has its windowed form beside it."""
+        wanted = Stateful.of(window, self.step_frames, self.artefacts)
+        if self != wanted:
+            raise ValueError(
+                f"stateful: lead_in_frames is {self.lead_in_frames} and warm_up_steps {self.warm_up_steps}, "
+                f"the window wants {wanted.lead_in_frames} and {wanted.warm_up_steps}"
+            )
+        for artefact in self.artefacts:
+            if artefact.input.shape != (1, self.step_frames, n_mels):
+                raise ValueError(
+                    f"{artefact.name}: input shape {artefact.input.shape}, a step is {(1, self.step_frames, n_mels)}"
+                )
+        alone = [artefact.name for artefact in self.artefacts if artefact.window_name not in names]
+        if alone:
+            raise ValueError(f"stateful.artefacts: {alone} have no windowed artefact beside them; it has {names}")
+
+
 class Cost(Spec):
     """Computed from the student, not measured."""
 
@@ -233,20 +323,23 @@ class Manifest(Spec):
     decision: DecisionSpec = DecisionSpec()
     artefacts: tuple[Artefact, ...]
     exits: Exits | None = None
+    stateful: Stateful | None = None
     golden: FileEntry
     cost: Cost
     lineage: Lineage
 
     @model_serializer(mode="wrap")
-    def _without_absent_exits(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # So that bundles without exits are byte for byte, and readable, as before there were exits.
+    def _without_absent_forms(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles without them are byte for byte, and readable, as before there were any.
         fields: dict[str, Any] = serialise(self)
-        return fields if self.exits is not None else {key: value for key, value in fields.items() if key != "exits"}
+        absent = {name for name in ("exits", "stateful") if getattr(self, name) is None}
+        return {name: value for name, value in fields.items() if name not in absent}
 
     @property
     def model_files(self) -> tuple[ModelFile, ...]:
-        """All artefacts, then all stages: the order of the file."""
-        return (*self.artefacts, *(self.exits.stages if self.exits else ()))
+        """All artefacts, then all stages, then all stateful artefacts: the order of the file."""
+        stages = self.exits.stages if self.exits else ()
+        return (*self.artefacts, *stages, *(self.stateful.artefacts if self.stateful else ()))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -258,14 +351,16 @@ class Manifest(Spec):
             raise ValueError(f"artefacts: names and paths must be unique, given {names} at {paths}")
         expected_input = (1, self.window.frames, self.frontend.n_mels)
         for file in self.model_files:
-            first = not isinstance(file, StageArtefact) or file.stage == 0
-            if first and file.input.shape != expected_input:
+            takes_window = file.stage == 0 if isinstance(file, StageArtefact) else isinstance(file, Artefact)
+            if takes_window and file.input.shape != expected_input:
                 raise ValueError(f"{file.name}: input shape {file.input.shape}, the window is {expected_input}")
             if file.outputs[-1].shape != (1, len(self.task.labels)):
                 raise ValueError(f"{file.name}: output shape {file.outputs[-1].shape} does not fit the labels")
         alone = [chain.name for chain in (self.exits.chains if self.exits else ()) if chain.name not in names]
         if alone:
             raise ValueError(f"exits.chains: {alone} have no whole artefact beside them; it has {names}")
+        if self.stateful is not None:
+            self.stateful.check_fits(self.window, self.frontend.n_mels, names)
         return self
 
     def artefact(self, format: str, precision: str) -> Artefact:
@@ -292,3 +387,18 @@ class Manifest(Spec):
                 return chain
         has = ", ".join(chain.name for chain in chains) or "none at all; give its recipe exits and build it again"
         raise ConfigError(f"bundle {self.name!r} has no early exits as {format}-{precision}; it has: {has}")
+
+    def stateful_artefact(self, format: str, precision: str) -> StatefulArtefact:
+        """The stateful artefact of that format and precision.
+
+        Raises:
+            ConfigError: the bundle has none; the message lists those it has.
+        """
+        artefacts = self.stateful.artefacts if self.stateful else ()
+        for artefact in artefacts:
+            if (artefact.format, artefact.precision) == (format, precision):
+                return artefact
+        has = (
+            ", ".join(artefact.name for artefact in artefacts) or "none; give its recipe `stateful` and build it again"
+        )
+        raise ConfigError(f"bundle {self.name!r} has no stateful {format}-{precision} artefact; it has: {has}")
