@@ -149,6 +149,39 @@ def comparisons(runs: Runs) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
+def exit_rows(runs: Runs) -> list[str]:
+    """Chains of stages that stop where their thresholds allow, against the same student run to its end."""
+    lines = [
+        "| recipe | seed | chain | windows per exit | MACs saved | right per fold | of 400 | whole | lost per fold |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, summaries in runs.items():
+        for summary in summaries:
+            arms = arm_results(summary, DISTILLED)
+            for chain in (found.name for found in arms[0].exits):
+                lines.append(f"| {name} | {summary.seed} | {chain} | {_exit_cells(summary, arms, chain)} |")
+    return lines if len(lines) > 2 else []
+
+
+def _exit_cells(summary: RunSummary, arms: Sequence[ArmResult], chain: str) -> str:
+    exits = [next(found for found in arm.exits if found.name == chain) for arm in arms]
+    whole = [arm.correct(chain) for arm in arms]
+    right = [found.n_correct for found in exits]
+    # Folds have as many clips each; their windows are as good as equal in number.
+    shares = [sum(column) / len(exits) for column in zip(*(found.share for found in exits), strict=True)]
+    plain = [arm.macs_per_window or summary.macs_per_window for arm in arms]
+    saved = sum(1 - found.mean_macs / macs for found, macs in zip(exits, plain, strict=True)) / len(exits)
+    cells = [
+        " / ".join(f"{share:.0%}" for share in shares),
+        f"{saved:.1%}",
+        " ".join(map(str, right)),
+        f"**{sum(right)}**",
+        str(sum(whole)),
+        " ".join(str(before - after) for before, after in zip(whole, right, strict=True)),
+    ]
+    return " | ".join(cells)
+
+
 def plot(runs: Runs, path: Path) -> None:
     """Accuracy against bytes with Wilson intervals, seeds pooled; the distilled arms alone."""
     import matplotlib
@@ -201,6 +234,8 @@ def table() -> None:
         *pooled_rows(runs),
         "",
         *comparisons(runs),
+        "",
+        *exit_rows(runs),
         "",
         "## Every run",
         "",

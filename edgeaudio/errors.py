@@ -64,6 +64,10 @@ class BundleError(VerificationError):
     """A bundle is malformed, truncated or tampered with."""
 
 
+class SignatureError(BundleError):
+    """A required signature is missing, not by a trusted key, or not over this bundle."""
+
+
 class ParityError(VerificationError):
     """Two implementations of the same thing differ by more than the gate."""
 

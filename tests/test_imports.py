@@ -14,7 +14,7 @@ import edgeaudio
 
 DEVICE_ROOMS = ("spec", "frontend", "bundle", "audio", "runtime", "bench")
 NOT_ON_A_DEVICE = ["torch", "torchaudio", "lightning", "litert_torch", "torchao", "onnx", "transformers", "scipy"]
-NOT_ON_A_DEVICE += ["matplotlib", "jax", "tensorboard", "edgeaudio_export"]
+NOT_ON_A_DEVICE += ["matplotlib", "jax", "tensorboard", "edgeaudio_export", "cryptography"]
 NOT_ON_A_DEVICE += [f"edgeaudio.{room}" for room in ("data", "teachers", "students", "distill", "compress", "pipeline")]
 
 BLOCK = f"""

@@ -2,8 +2,11 @@
 
 from edgeaudio.bundle.describe import describe
 from edgeaudio.bundle.golden import Golden
+from edgeaudio.bundle.keys import PrivateKey, PublicKey
 from edgeaudio.bundle.manifest import Artefact, ExitChain, Exits, Manifest, ModelFile, StageArtefact
 from edgeaudio.bundle.reader import Bundle
+from edgeaudio.bundle.signing import sign_bundle
+from edgeaudio.bundle.trust import TrustStore
 from edgeaudio.bundle.writer import (
     bundle_bytes,
     file_entry,
@@ -21,12 +24,16 @@ __all__ = [
     "Golden",
     "Manifest",
     "ModelFile",
+    "PrivateKey",
+    "PublicKey",
     "StageArtefact",
+    "TrustStore",
     "bundle_bytes",
     "describe",
     "file_entry",
     "golden_entry",
     "replace_manifest",
+    "sign_bundle",
     "with_manifest",
     "write_bundle",
 ]

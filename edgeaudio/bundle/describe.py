@@ -25,6 +25,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     described["artefacts"] = [_describe_artefact(artefact) for artefact in manifest.artefacts]
     if manifest.exits is not None:
         described["exits"] = _describe_exits(manifest.exits)
+    # Claimed, not verified: that takes a trust store.
+    described["signature"] = None if bundle.signature is None else {"key_id": bundle.signature.key_id}
     described["golden"] = {**manifest.golden.model_dump(mode="json"), "n_windows": len(bundle.golden)}
     return described
 

@@ -1,4 +1,4 @@
-"""Reading an `.eab`: sizes, then structure, then manifest, then digests; only then is anything used.
+"""Reading an `.eab`: sizes, structure, signature where required, manifest, digests; only then is anything used.
 
 A `Bundle` holds verified bytes in memory and never a path: what was checked is what runs.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +19,8 @@ from edgeaudio.bundle.container import unpack
 from edgeaudio.bundle.golden import GOLDEN_PATH, Golden
 from edgeaudio.bundle.jsonio import parse_json
 from edgeaudio.bundle.manifest import SCHEMA_VERSION, FileEntry, Manifest, ModelFile
+from edgeaudio.bundle.signature import SIGNATURE_PATH, Signature
+from edgeaudio.bundle.trust import TrustStore
 from edgeaudio.errors import BundleError, ConfigError
 from edgeaudio.spec.base import explain_validation_error
 from edgeaudio.spec.limits import BUNDLE_BYTES, MANIFEST_BYTES, check_limit
@@ -27,33 +31,52 @@ MANIFEST_PATH = "manifest.json"
 class Bundle:
     """A verified bundle. Make one with `Bundle.read`."""
 
-    def __init__(self, manifest: Manifest, payloads: dict[str, bytes], golden: Golden, source: str, data: bytes):
+    def __init__(
+        self,
+        manifest: Manifest,
+        entries: Mapping[str, bytes],
+        golden: Golden,
+        source: str,
+        data: bytes,
+        signature: Signature | None = None,
+        signed_by: str | None = None,
+    ):
         self.manifest = manifest
         self.golden = golden
+        #: The verified bytes of every entry, in the order of the file.
+        self.entries: Mapping[str, bytes] = MappingProxyType(dict(entries))
+        #: What the file claims; shown to be true only where `signed_by` names the key.
+        self.signature = signature
+        #: The key of the required trust store that signed it; None where no signature was required.
+        self.signed_by = signed_by
         #: Where it came from: for messages only.
         self.source = source
         #: SHA-256 (hex) of the whole file, and its size.
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.size_bytes = len(data)
-        self._payloads = payloads
 
     def payload(self, file: ModelFile) -> bytes:
         """The verified bytes of one of `manifest.model_files`: an artefact or a stage."""
-        return self._payloads[file.path]
+        return self.entries[file.path]
 
     @classmethod
-    def read(cls, source: Path | str | bytes | bytearray | memoryview) -> Bundle:
+    def read(
+        cls, source: Path | str | bytes | bytearray | memoryview, *, require_signature: TrustStore | None = None
+    ) -> Bundle:
         """Read and verify a bundle from a file or from its bytes.
 
+        Args:
+            require_signature: keys of which one must have signed the bundle. Without it a signature is not verified.
         Raises:
-            ConfigError: there is no such file.
+            ConfigError: there is no such file, or the trust store is empty.
             BundleError: malformed, damaged, tampered with, or made for another schema version.
+            SignatureError: the required signature is missing, by another key, or not over this bundle.
             LimitError: larger than `edgeaudio.spec.limits` allows.
         """
         if isinstance(source, (str, Path)):
-            return _verify(_read_capped(Path(source)), str(source))
+            return _verify(_read_capped(Path(source)), str(source), require_signature)
         check_limit("bundle bytes", memoryview(source).nbytes, BUNDLE_BYTES)
-        return _verify(bytes(source), "bundle")
+        return _verify(bytes(source), "bundle", require_signature)
 
 
 def _read_capped(path: Path) -> bytes:
@@ -70,21 +93,26 @@ def _read_capped(path: Path) -> bytes:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _verify(data: bytes, source: str) -> Bundle:
+def _verify(data: bytes, source: str, trust: TrustStore | None) -> Bundle:
     payloads = unpack(data, source)
     if next(iter(payloads), None) != MANIFEST_PATH:
         raise BundleError(f"{source}: the first entry must be {MANIFEST_PATH!r}, it is {next(iter(payloads), None)!r}")
+    check_limit(f"{source}: {MANIFEST_PATH}: bytes", len(payloads[MANIFEST_PATH]), MANIFEST_BYTES)
+    signature = None
+    if SIGNATURE_PATH in payloads:
+        signature = Signature.from_bytes(payloads[SIGNATURE_PATH], f"{source}: {SIGNATURE_PATH}")
+    # Before the manifest is parsed: no parser sees what a stranger wrote.
+    signed_by = None if trust is None else trust.check(payloads[MANIFEST_PATH], signature, source)
     manifest = parse_manifest(payloads[MANIFEST_PATH], f"{source}: {MANIFEST_PATH}")
     check_entries(manifest, payloads, source)
     where = f"{source}: {manifest.golden.path}"
     golden = Golden.from_bytes(payloads[manifest.golden.path], where)
     golden.check_fits(manifest, where)
-    return Bundle(manifest, payloads, golden, source, data)
+    return Bundle(manifest, payloads, golden, source, data, signature, signed_by)
 
 
 def parse_manifest(data: bytes, source: str) -> Manifest:
     """Parse `manifest.json`; `source` leads each message. Raises BundleError or LimitError."""
-    check_limit(f"{source}: bytes", len(data), MANIFEST_BYTES)
     value = parse_json(data, source)
     if not isinstance(value, dict):
         raise BundleError(f"{source}: is a JSON {type(value).__name__}, wanted an object")
@@ -96,15 +124,17 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
 
 
 def entry_order(manifest: Manifest) -> list[str]:
-    """The names of all entries in the order of the file."""
+    """The names of all entries in the order of the file; a signature, if any, comes after them."""
     return [MANIFEST_PATH, *(file.path for file in manifest.model_files), manifest.golden.path]
 
 
 def check_entries(manifest: Manifest, payloads: dict[str, bytes], source: str) -> None:
-    """Raise `BundleError` unless `payloads` are exactly what `manifest` lists: names, order, sizes, digests."""
+    """Raise `BundleError` unless `payloads` are exactly what `manifest` lists, then any signature."""
     if manifest.golden.path != GOLDEN_PATH:
         raise BundleError(f"{source}: golden.path is {manifest.golden.path!r}, wanted {GOLDEN_PATH!r}")
     wanted, given = entry_order(manifest), list(payloads)
+    if SIGNATURE_PATH in payloads:
+        wanted.append(SIGNATURE_PATH)
     if given != wanted:
         missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
         detail = f"missing: {missing}, not in the manifest: {extra}" if missing or extra else f"wanted order: {wanted}"

@@ -54,6 +54,8 @@ def write_bundle(path: Path, manifest: Manifest, artefacts: Mapping[str, bytes],
 def with_manifest(bundle: Bundle, manifest: Manifest) -> bytes:
     """The bytes of `bundle` with another manifest over the same files (parity and metrics, say).
 
+    A signature is left out: it was over the other manifest.
+
     Raises:
         BundleError: `manifest` lists other files, sizes or digests.
     """
@@ -62,5 +64,5 @@ def with_manifest(bundle: Bundle, manifest: Manifest) -> bytes:
 
 
 def replace_manifest(path: Path, manifest: Manifest) -> None:
-    """Rewrite the bundle at `path` atomically with another manifest over the same files."""
+    """Rewrite the bundle at `path` atomically with another manifest over the same files, unsigned."""
     atomic_write(path, with_manifest(Bundle.read(path), manifest))

@@ -9,6 +9,7 @@ import typer
 
 from edgeaudio.cli.options import BundleFile, Json, Threads, examples
 from edgeaudio.cli.output import print_json
+from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
 if TYPE_CHECKING:
     from edgeaudio.bench.schema import BenchResult
@@ -38,6 +39,8 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write the whole result, for 'report'.")
     ] = None,
+    require_signature: RequireSignature = False,
+    trust: RequiredTrust = None,
     as_json: Json = False,
 ) -> None:
     """Time every artefact of a bundle, as in a live stream.
@@ -51,8 +54,9 @@ def bench(
 
     given = {"min_hops": min_hops, "min_seconds": min_seconds, "input_rate_hz": input_rate}
     options = BenchOptions.parse(given, source="bench options")
+    opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
     result: BenchResult = resolve("devices", device)().bench(
-        Bundle.read(bundle), artefacts=artefact or "all", threads=threads, options=options
+        opened, artefacts=artefact or "all", threads=threads, options=options
     )
     if out is not None:
         write_result(result, out)

@@ -1,4 +1,4 @@
-"""`bundle show` and `bundle check`: what a bundle holds, and whether it keeps its promise here."""
+"""`bundle`: what a bundle holds, whether it keeps its promise here, and (in two files beside this) who signed it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from typing import Annotated
 
 import typer
 
+from edgeaudio.cli import signing
+from edgeaudio.cli import trust as trust_verbs
 from edgeaudio.cli.options import BundleFile, Json, examples
 from edgeaudio.cli.output import print_fields, print_json
+from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to `app`."""
-    group = typer.Typer(help="Look into a bundle, or test it on this machine.", rich_markup_mode=None)
+    group = typer.Typer(help="Look into a bundle, test it on this machine, sign it.", rich_markup_mode=None)
     group.command("show", epilog=examples("edgeaudio bundle show x.eab", "edgeaudio bundle show x.eab --json"))(show)
     group.command("check", epilog=examples("edgeaudio bundle check x.eab"))(check)
+    signing.register(group)
+    trust_verbs.register(group)
     app.add_typer(group, name="bundle")
 
 
@@ -32,6 +37,8 @@ def show(bundle: BundleFile, as_json: Json = False) -> None:
 def check(
     bundle: BundleFile,
     engine: Annotated[list[str] | None, typer.Option(help="Only this engine: onnx or litert. Default: all.")] = None,
+    require_signature: RequireSignature = False,
+    trust: RequiredTrust = None,
     as_json: Json = False,
 ) -> None:
     """Replay the golden vectors of a bundle through every artefact on this machine.
@@ -41,7 +48,9 @@ def check(
     from edgeaudio.bundle import Bundle
     from edgeaudio.runtime.selfcheck import check_bundle
 
-    report = check_bundle(Bundle.read(bundle), engine or None)
+    report = check_bundle(
+        Bundle.read(bundle, require_signature=required_trust(require_signature, trust)), engine or None
+    )
     if as_json:
         print_json(report.to_dict())
     else:

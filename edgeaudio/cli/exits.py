@@ -10,6 +10,7 @@ from edgeaudio.cli.data import CsvFile, DatasetKind, DatasetRoot, Fold, dataset_
 from edgeaudio.cli.options import BundleFile, Engine, Json, Precision, Threads, examples
 from edgeaudio.cli.output import print_json, print_table
 from edgeaudio.cli.progress import Progress
+from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
 if TYPE_CHECKING:
     from edgeaudio.pipeline.exit_curve import CurvePoint, ExitCurve
@@ -34,6 +35,8 @@ def exits(
     engine: Engine = "onnx",
     precision: Precision = "fp32",
     threads: Threads = 1,
+    require_signature: RequireSignature = False,
+    trust: RequiredTrust = None,
     as_json: Json = False,
 ) -> None:
     """Show what early exits save on a dataset, and what they cost.
@@ -45,7 +48,7 @@ def exits(
     from edgeaudio.data.datasets import load_dataset
     from edgeaudio.pipeline.exit_curve import exit_curve
 
-    opened = Bundle.read(bundle)
+    opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
     dataset = load_dataset(kind, root, **dataset_options(csv_file))
     curve = exit_curve(
         opened,

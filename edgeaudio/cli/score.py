@@ -12,6 +12,7 @@ from edgeaudio.cli.data import CsvFile, DatasetKind, DatasetRoot, Fold, dataset_
 from edgeaudio.cli.options import BundleFile, Engine, Exits, Json, Precision, Threads, examples
 from edgeaudio.cli.output import print_fields, print_json, print_table
 from edgeaudio.cli.progress import Progress
+from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def evaluate(
     precision: Precision = "fp32",
     threads: Threads = 1,
     exits: Exits = False,
+    require_signature: RequireSignature = False,
+    trust: RequiredTrust = None,
     as_json: Json = False,
 ) -> None:
     """Measure how often a bundle is right on the clips of a dataset.
@@ -76,7 +79,14 @@ def evaluate(
     from edgeaudio.pipeline.evaluation import evaluate_bundle
     from edgeaudio.runtime.classifier import Classifier
 
-    classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads, exits=exits)
+    classifier = Classifier.load(
+        bundle,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        exits=exits,
+        require_signature=required_trust(require_signature, trust),
+    )
     dataset = load_dataset(kind, root, **dataset_options(csv_file))
     result = evaluate_bundle(classifier, dataset, fold=fold, progress=Progress().titled("classifying"))
     if as_json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from edgeaudio.cli.options import BundleFile, Engine, Exits, Precision, Threads, examples
+from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def stream(
     precision: Precision = "fp32",
     threads: Threads = 1,
     exits: Exits = False,
+    require_signature: RequireSignature = False,
+    trust: RequiredTrust = None,
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Of raw PCM. Default: what the bundle wants.")
     ] = None,
@@ -55,7 +58,14 @@ def stream(
     from edgeaudio.runtime.stream import StreamClassifier
 
     chunks: PCMReader | FileChunks
-    classifier = Classifier.load(bundle, engine=engine, precision=precision, threads=threads, exits=exits)
+    classifier = Classifier.load(
+        bundle,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        exits=exits,
+        require_signature=required_trust(require_signature, trust),
+    )
     if source == "-":
         rate_hz = classifier.sample_rate if sample_rate is None else sample_rate
         chunks = _open_stdin(sample_format, channels, chunk_samples)

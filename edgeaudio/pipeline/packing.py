@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from edgeaudio_export.artefact import ExportedArtefact
 from edgeaudio_export.export import export_student
-from edgeaudio_export.parity import engine_for, run_windows
+from edgeaudio_export.parity import engine_for
 from edgeaudio_export.staged import ExportedChain, add_exits, export_stages
 from torch import nn
 
@@ -27,19 +27,18 @@ from edgeaudio.bundle import (
 from edgeaudio.bundle.manifest import ArtefactFormat, Lineage, Precision, Source
 from edgeaudio.compress.exit_calibration import ExitAnswers, calibrate_exits
 from edgeaudio.compress.ptq import WEIGHT_TREATMENT, QuantisedStudent
-from edgeaudio.compress.thresholds import fit_thresholds
 from edgeaudio.data.windows import Float32
 from edgeaudio.frontend.reference import reference_log_mel
 from edgeaudio.pipeline.arms import DISTILLED, arm_plan
 from edgeaudio.pipeline.commit import source_commit
+from edgeaudio.pipeline.fitting import training_streams, with_fitted_decision
 from edgeaudio.pipeline.labelling import read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.quantising import quantise
 from edgeaudio.pipeline.teaching import FoldTeacher
 from edgeaudio.pipeline.training import FoldStores, TrainedStudent
 from edgeaudio.pipeline.workdir import StageResult
-from edgeaudio.runtime.confidence import to_probs
-from edgeaudio.spec import DecisionSpec, FrontendSpec, WindowSpec
+from edgeaudio.spec import FrontendSpec, WindowSpec
 from edgeaudio.spec.fs import atomic_write
 from edgeaudio.students.exits import EarlyExitStudent, stage_macs
 from edgeaudio.teachers.base import Teacher
@@ -102,7 +101,7 @@ def export_stage(
         "int8": quantised.outputs_digest,
         "formats": recipe.formats,
         "decision": recipe.decision.model_dump(mode="json"),
-        "fit_thresholds": recipe.fit_thresholds,
+        "fit_decision": recipe.fit_decision,
         # The commit is recorded, not an input: the same weights are not exported again for a new one.
         "lineage": lineage.model_dump(mode="json", exclude={"commit"}),
         "task": prepared.dataset.task.model_dump(mode="json"),
@@ -117,9 +116,11 @@ def export_stage(
             entry.path: _artefact_file(quantised.folder if entry.precision == "int8" else folder, entry).read_bytes()
             for entry in entries
         }
-        if recipe.fit_thresholds:
-            held_out = _clear_windows(context, prepared, stores)
-            entries = [_with_thresholds(context, prepared, entry, payloads, held_out) for entry in entries]
+        if recipe.fit_decision:
+            streams = training_streams(context, prepared, trained.fold)
+            entries = [
+                with_fitted_decision(context, prepared, entry, payloads[entry.path], streams) for entry in entries
+            ]
         golden = make_golden(recipe.frontend, recipe.window, entries, payloads)
         manifest = Manifest(
             name=f"{recipe.name}-fold{trained.fold}" + ("" if trained.arm == DISTILLED else f"-{trained.arm}"),
@@ -175,22 +176,6 @@ def _clear_windows(context: Context, prepared: Prepared, stores: FoldStores) -> 
     if prepared.dataset.task.kind == "single_label":
         clear &= held_out.target.max(axis=1) > CLEAR_SHARE
     return held_out.log_mel[clear].astype(np.float32), held_out.target[clear].astype(np.float32)
-
-
-def _with_thresholds(
-    context: Context,
-    prepared: Prepared,
-    entry: Artefact,
-    payloads: dict[str, bytes],
-    held_out: tuple[Float32, Float32],
-) -> Artefact:
-    """The artefact with the thresholds that suit its own probabilities; smoothing stays the recipe's."""
-    windows, targets = held_out
-    probs = to_probs(run_windows(engine_for(entry, payloads[entry.path]), windows), prepared.dataset.task.kind)
-    threshold_on, threshold_off = fit_thresholds(probs, targets)
-    fitted = {"threshold_on": threshold_on, "threshold_off": threshold_off}
-    decision = DecisionSpec.model_validate(context.recipe.decision.model_dump() | fitted)
-    return entry.model_copy(update={"decision": decision})
 
 
 def _with_exits(

@@ -149,8 +149,8 @@ class Recipe(Spec):
     formats: tuple[Format, ...] = Field(("onnx", "tflite"), min_length=1)
     verify: VerifySpec = VerifySpec()
     decision: DecisionSpec = DecisionSpec()
-    fit_thresholds: bool = Field(
-        True, description="set threshold_on and threshold_off anew for every artefact, on held-out training windows"
+    fit_decision: bool = Field(
+        True, description="fit smoothing and thresholds of every artefact to its answers on streams of training clips"
     )
     sweep: SweepSpec | None = Field(None, description="what 'edgeaudio sweep' varies; a run takes no notice of it")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeaudio.audio.resample import resample
 from edgeaudio.audio.source import SourceStats, scrub
-from edgeaudio.bundle import Bundle
+from edgeaudio.bundle import Bundle, TrustStore
 from edgeaudio.catalog import resolve
 from edgeaudio.errors import ConfigError, SampleRateError, ShapeError
 from edgeaudio.runtime.cascade import Cascade
@@ -112,9 +112,14 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        require_signature: TrustStore | None = None,
     ) -> Self:
-        """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor."""
-        bundle = Bundle.read(path)
+        """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor.
+
+        Args:
+            require_signature: keys of which one must have signed the bundle. The others are the constructor's.
+        """
+        bundle = Bundle.read(path, require_signature=require_signature)
         return cls(bundle, engine=engine, precision=precision, threads=threads, exits=exits, thresholds=thresholds)
 
     @property

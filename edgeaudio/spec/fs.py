@@ -1,4 +1,6 @@
-"""The one way to put bytes on disk: temporary name, fsync, rename, fsync of the folder."""
+"""The one way to put bytes on disk: temporary name, fsync, rename, fsync of the folder.
+
+Key files alone go through `write_new`, which never replaces one."""
 
 from __future__ import annotations
 
@@ -47,6 +49,25 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a kill or power cut leaves the old file or the new one."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that must not exist yet; it has `mode` from its first byte on, whatever the umask.
+
+    Raises:
+        FileExistsError: something has that name, be it a link to nothing.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode & 0o700)
+    try:
+        with open(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()
+        raise
+    fsync_dir(path.parent)
 
 
 def sha256_file(path: Path) -> str:

@@ -45,6 +45,12 @@ def test_training_is_installed_in_one_command_with_torch(monkeypatch: pytest.Mon
     assert [package.name for package in train.packages if package.installed is None] == ["litert-torch"]
 
 
+def test_signatures_need_one_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    [signatures] = [item for item in without(monkeypatch, "cryptography").capabilities if item.name == "signatures"]
+    assert signatures.install is not None
+    assert shlex.split(signatures.install)[4:] == ["cryptography>=44"]
+
+
 def test_a_copy_that_pip_does_not_know_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def requires(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)

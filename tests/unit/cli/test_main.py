@@ -24,7 +24,7 @@ from edgeaudio.errors import (
 )
 
 HEAVY = ("torch", "lightning", "onnx", "onnxruntime", "ai_edge_litert", "litert_torch", "transformers")
-HEAVY += ("scipy", "matplotlib", "numpy", "rich", "edgeaudio.pipeline", "edgeaudio.teachers")
+HEAVY += ("scipy", "matplotlib", "numpy", "rich", "cryptography", "edgeaudio.pipeline", "edgeaudio.teachers")
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -41,6 +41,9 @@ VERBS = [path for path, command in TREE.items() if not hasattr(command, "command
 def test_every_documented_verb_exists() -> None:
     documented = "demo, run, label, distill, quantize, export, verify, report, tag, eval, stream, bench, list, doctor"
     documented += ", prune, sweep, exits, data inspect, data synth, bundle show, bundle check"
+    documented += (
+        ", bundle keygen, bundle sign, bundle verify, bundle trust add, bundle trust list, bundle trust remove"
+    )
     assert {" ".join(path) for path in VERBS} == set(documented.split(", "))
 
 

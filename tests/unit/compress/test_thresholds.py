@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edgeaudio.compress.metric import task_metric, window_targets
-from edgeaudio.compress.thresholds import fit_thresholds
+from edgeaudio.compress.thresholds import fit_decision, fit_thresholds
 from edgeaudio.errors import DataError, ShapeError
+from edgeaudio.runtime.decision import DecisionRules, DecisionState, step
 from edgeaudio.spec import DecisionSpec
 
 
@@ -67,6 +68,47 @@ def test_what_no_threshold_can_be_fitted_to_is_refused(
 ) -> None:
     with pytest.raises(error, match=saying):
         fit_thresholds(probs, targets)
+
+
+def streams(noise: float, length: int, count: int = 20) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Sounds of `length` windows one after another, heard through noise of each window's own."""
+    rng = np.random.default_rng(5)
+    targets = [np.repeat(np.eye(3)[rng.integers(3, size=8)], length, axis=0) for _ in range(count)]
+    return [np.clip(0.3 + 0.4 * rows + noise * rng.standard_normal(rows.shape), 0, 1) for rows in targets], targets
+
+
+def test_long_sounds_in_noise_are_smoothed_and_short_clear_ones_are_not() -> None:
+    assert fit_decision(*streams(noise=0.3, length=40)).smoothing_windows == 8
+    clear = fit_decision(*streams(noise=0.02, length=3))
+    assert clear.smoothing_windows == 1
+    assert clear.f1 == 1.0
+
+
+def test_without_smoothing_the_thresholds_are_those_of_the_windows() -> None:
+    probs, targets = streams(noise=0.15, length=10)
+    fitted = fit_decision(probs, targets, [1])
+    wanted = fit_thresholds(np.concatenate(probs), np.concatenate(targets))
+    assert (fitted.threshold_on, fitted.threshold_off) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_scores_are_those_of_the_runtime() -> None:
+    """A threshold a hair below and above the fitted scores parts what the runtime starts and what not."""
+    probs, targets = streams(noise=0.2, length=12, count=2)
+    fitted = fit_decision(probs, targets, [3])
+    rules = DecisionRules(DecisionSpec(smoothing_windows=3, min_duration_s=0.0), ("a", "b", "c"), 16_000, 3200)
+    scores = []
+    for rows in probs:
+        state = DecisionState.initial(3)
+        for number, row in enumerate(rows):
+            scores.append(np.concatenate([state.history, row[None]])[-3:].mean(axis=0))
+            _, state = step(row, 3200 * number, state, rules)
+    on, off = fit_thresholds(np.array(scores).clip(0, 1), np.concatenate(targets))
+    assert (fitted.threshold_on, fitted.threshold_off) == pytest.approx((on, off), abs=1e-9)
+
+
+def test_no_stream_is_no_fit() -> None:
+    with pytest.raises(DataError, match="give training clips"):
+        fit_decision([], [])
 
 
 def test_windows_without_a_class_do_not_count_in_accuracy() -> None:
