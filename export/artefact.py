@@ -5,7 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from edgeaudio.bundle.manifest import Artefact, ArtefactFormat, Metric, Parity, Precision, StatefulArtefact, TensorInfo
+from edgeaudio.bundle.manifest import (
+    Artefact,
+    ArtefactFormat,
+    Metric,
+    Parity,
+    Precision,
+    StatefulArtefact,
+    StateInfo,
+    TensorInfo,
+)
 from edgeaudio.bundle.writer import file_entry
 
 INPUT_NAME = "log_mel"
@@ -58,7 +67,7 @@ class ExportedStateful:
     payload: bytes
     input: TensorInfo
     outputs: tuple[TensorInfo, ...]
-    states: tuple[TensorInfo, ...]
+    states: tuple[StateInfo, ...]
     logit_step: float | None
 
     @property

@@ -6,7 +6,7 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
-from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.bundle.manifest import Precision, StateInfo, TensorInfo
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import ConfigError, VerificationError
 
@@ -74,7 +74,7 @@ def export_stateful_onnx(graph: StatefulGraph, precision: Precision) -> Exported
         payload=proto.SerializeToString(deterministic=True),
         input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.input[0])),
         outputs=(
-            *(state.model_copy(update={"name": name}) for state, name in zip(states, left, strict=True)),
+            *(state.as_output(name) for state, name in zip(states, left, strict=True)),
             TensorInfo(name=OUTPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.output[-1])),
         ),
         states=tuple(states),
@@ -82,9 +82,9 @@ def export_stateful_onnx(graph: StatefulGraph, precision: Precision) -> Exported
     )
 
 
-def _state_info(state: TensorInfo, value: onnx.ValueInfoProto) -> TensorInfo:
+def _state_info(state: StateInfo, value: onnx.ValueInfoProto) -> StateInfo:
     if value.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-        return TensorInfo(name=state.name, shape=onnx_graph.tensor_shape(value))
+        return StateInfo(name=state.name, shape=onnx_graph.tensor_shape(value), phases=state.phases)
     assert state.zero_point is not None
     return state.model_copy(update={"dtype": "uint8", "zero_point": state.zero_point + onnx_graph.INT8_TO_UINT8})
 

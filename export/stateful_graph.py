@@ -6,8 +6,9 @@ state, a FIFO of the operator's input. So the logits are those of the window tha
 history, and no offset has to be tracked: steps are counted from the end of the window.
 
 A step of `step_frames` frames is a whole number of a tensor's time strides or a whole part of one. In the second
-case each call makes one new step, the grid of a window shifts from call to call, and the FIFO holds the grids of
-all of them: an operator reads every so-manieth entry.
+case each call makes one new step and the grid of a window shifts from call to call. So a state has as many phases as
+it takes calls to come back to a grid, each with a FIFO of its own, and whoever runs the graph lets them take turns:
+call n is given, and gives back, number `n % phases`. The graph itself knows one.
 
 The walk knows float graphs and those of PT2E alike, so a quantised stateful graph has the weights, scales and zero
 points of the windowed one. A state holds int8 values as they are.
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from edgeaudio.bundle.manifest import TensorInfo
+from edgeaudio.bundle.manifest import StateInfo
 from edgeaudio.compress.qdq import ADD_OPS, CURVE_OPS, RELU_OPS, aten, is_dequantise, is_quantise, layer_name
 from edgeaudio.errors import ConfigError, UnsupportedError
 
@@ -32,6 +33,10 @@ _STEPWISE_OPS = (
 )
 _POOL_OPS = frozenset({aten.avg_pool2d.default, aten.max_pool2d.default})
 _IMAGE_TIME_AXIS = 2
+_IMAGE_RANK = 4
+# States of images lie channels last, time before frequency: as the kernels of TFLite, and of int8 ONNX, want them.
+_TO_CHANNELS_LAST = (0, 2, 3, 1)
+_TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 class _Timeline(NamedTuple):
@@ -57,13 +62,13 @@ class _Buffer:
     timeline: _Timeline
     #: New entries of each call.
     new: int
-    #: Entries between two steps of one window.
-    spacing: int
+    #: Calls from one entry of a FIFO to the next: so many FIFOs take turns.
+    phases: int
     kept: int = 0
 
     def reach_back(self, first_step: int) -> int:
         """Entries from a step of the window to the newest, both counted."""
-        return (self.timeline.steps - 1 - first_step) * self.spacing + 1
+        return self.timeline.steps - first_step
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class StatefulGraph:
     window_frames: int
     n_mels: int
     #: In the order of inputs and outputs; `dtype` is that of the values which a state holds.
-    states: tuple[TensorInfo, ...]
+    states: tuple[StateInfo, ...]
     #: Scale of the int8 logits; None where they are float.
     logit_step: float | None
 
@@ -131,14 +136,21 @@ class _Plan:
         self.reads: dict[Node, _Read] = {}
         self.buffers: dict[Node, _Buffer] = {}
         self._timelines: dict[Node, _Timeline] = {}
+        self._strides: set[int] = set()
         for node in graph.graph.nodes:
             if node.op == "placeholder":
                 _, self.window_frames, self.n_mels = _shape(node)
+                if step_frames > self.window_frames:
+                    raise ConfigError(
+                        f"step_frames is {step_frames}, the window has {self.window_frames}: steps that share nothing "
+                        "need no states; use the windowed form"
+                    )
                 self._place(node, _Timeline(1, self.window_frames, 1))
             elif node.op == "call_function":
                 self._visit(node)
             elif node.op == "output" and any(source in self._timelines for source in node.all_input_nodes):
                 raise UnsupportedError("stateful: the student gives steps, not one answer for the window; pool them")
+        self._check_strides()
 
     def _visit(self, node: Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self._timelines]
@@ -179,21 +191,27 @@ class _Plan:
 
     def _place(self, node: Node, timeline: _Timeline) -> _Buffer:
         stride = timeline.stride_frames
-        if self.step_frames % stride and stride % self.step_frames:
-            raise ConfigError(
-                f"step_frames is {self.step_frames}, but layer {layer_name(node)} gives one step for {stride} frames; "
-                "use a multiple of the student's time strides or a divisor"
-            )
-        new, spacing = max(1, self.step_frames // stride), max(1, stride // self.step_frames)
-        if new > timeline.steps:
-            raise ConfigError(
-                f"step_frames is {self.step_frames}: layer {layer_name(node)} has {timeline.steps} steps per window, "
-                f"fewer than the {new} of one call; use at most {timeline.steps * stride}"
-            )
+        self._strides.add(stride)
+        # A call longer than what a window holds of a deep tensor: the steps between are in no window.
+        new = min(max(1, self.step_frames // stride), timeline.steps)
         self._timelines[node] = timeline
-        placed = _Buffer(timeline, new, spacing)
+        placed = _Buffer(timeline, new, max(1, stride // self.step_frames))
         self.buffers[node] = placed
         return placed
+
+    def _check_strides(self) -> None:
+        """Raise unless each stride fits whole into the step, or the step into it."""
+
+        def fits(step: int) -> bool:
+            return all(step % stride == 0 or stride % step == 0 for stride in self._strides)
+
+        if not fits(self.step_frames):
+            largest = max(self._strides)
+            smaller = ", ".join(str(step) for step in range(1, largest) if fits(step))
+            raise ConfigError(
+                f"step_frames is {self.step_frames}, but the student gives one time step for {largest} frames; "
+                f"use {smaller} or a multiple of {largest}"
+            )
 
     def _read(self, node: Node, source: Node, first: int, end: int) -> None:
         # A quantised tensor is kept as it was quantised; who reads it dequantises what it reads.
@@ -211,7 +229,8 @@ class _Writer:
     integer_states: bool
     _graph: Graph = field(default_factory=Graph)
     _new: dict[Node, Node] = field(default_factory=dict)
-    _inputs: dict[Node, Node] = field(default_factory=dict)
+    _given: dict[Node, Node] = field(default_factory=dict)
+    _held: dict[Node, Node] = field(default_factory=dict)
     _extended: dict[Node, Node] = field(default_factory=dict)
 
     def write(self) -> StatefulGraph:
@@ -222,6 +241,8 @@ class _Writer:
                 self._new[node] = self._graph.placeholder("log_mel")
         buffered = [node for node in old_nodes if node in plan.buffers and plan.buffers[node].kept]
         states = tuple(self._state(node, f"state{number}") for number, node in enumerate(buffered))
+        for node in buffered:
+            self._held[node] = self._taken(node)
         logits = None
         for node in old_nodes:
             if node.op in ("get_attr", "call_function"):
@@ -235,72 +256,82 @@ class _Writer:
         step = float(_quantisation(logits.args[0])[0]) if is_dequantise(logits) else None
         return StatefulGraph(module, plan.step_frames, plan.window_frames, plan.n_mels, states, step)
 
-    def _state(self, node: Node, name: str) -> TensorInfo:
+    def _state(self, node: Node, name: str) -> StateInfo:
         buffer = self.plan.buffers[node]
         shape = list(_shape(node))
         shape[buffer.timeline.axis] = buffer.kept
-        self._inputs[node] = self._graph.placeholder(name)
+        if len(shape) == _IMAGE_RANK:
+            shape = [shape[axis] for axis in _TO_CHANNELS_LAST]
         quantised = is_quantise(node)
-        self._inputs[node].meta["integer"] = quantised and self.integer_states
+        self._given[node] = self._graph.placeholder(name)
+        self._given[node].meta["integer"] = quantised and self.integer_states
+        info = StateInfo(name=name, shape=tuple(shape), phases=buffer.phases)
         if not quantised:
-            return TensorInfo(name=name, shape=tuple(shape))
+            return info
         scale, zero_point, *_ = _quantisation(node)
-        return TensorInfo(name=name, shape=tuple(shape), dtype="int8", scale=float(scale), zero_point=int(zero_point))
+        return info.model_copy(update={"dtype": "int8", "scale": float(scale), "zero_point": int(zero_point)})
+
+    def _taken(self, node: Node) -> Node:
+        """A state laid out, and quantised, as the tensor is."""
+        given = self._given[node]
+        if is_quantise(node) and not self.integer_states:
+            given = self._quantise(node, given)
+        return self._permuted(node, given, _TO_CHANNELS_FIRST)
 
     def _copy(self, node: Node) -> None:
-        plan = self.plan
-        read = plan.reads.get(node)
+        read = self.plan.reads.get(node)
         if read is not None and node.target is aten.slice.Tensor:
             self._new[node] = self._window(read)
         else:
             taken = {} if read is None else {read.source: self._window(read)}
             self._new[node] = self._graph.node_copy(node, lambda old: taken.get(old, self._new[old]))
-        buffer = plan.buffers.get(node)
-        if buffer is not None and buffer.kept:
-            self._extended[node] = self._extend(node)
-
-    def _extend(self, node: Node) -> Node:
-        """State and new entries in one tensor."""
-        state, new = self._inputs[node], self._new[node]
-        axis = self.plan.buffers[node].timeline.axis
-
-        def joined(*parts: Node) -> Node:
-            return self._graph.call_function(aten.cat.default, (list(parts), axis))
-
-        if is_quantise(node) and not self.integer_states:
-            return self._moved(node, joined, self._quantise(node, state), new)
-        return joined(state, new)
 
     def _kept(self, node: Node) -> Node:
         """The newest entries: the state of the next call."""
         buffer = self.plan.buffers[node]
-        kept = self._cut(node, self._extended[node], buffer.new, buffer.new + buffer.kept)
+        kept = self._permuted(node, self._entries(node, buffer.new, buffer.new + buffer.kept), _TO_CHANNELS_LAST)
         return self._dequantise(node, kept) if is_quantise(node) and not self.integer_states else kept
 
     def _window(self, read: _Read) -> Node:
         """The steps of the window that `read` wants, dequantised where its source is."""
         node = _stored(read.source)
         buffer = self.plan.buffers[node]
-        held = buffer.kept + buffer.new
-        first, end = held - buffer.reach_back(read.first), held - buffer.reach_back(read.end - 1) + 1
-        cut = self._cut(node, self._extended.get(node, self._new[node]), first, end, buffer.spacing)
+        length = buffer.kept + buffer.new
+        cut = self._entries(node, length - buffer.reach_back(read.first), length - buffer.reach_back(read.end - 1) + 1)
         return cut if node is read.source else self._dequantise(node, cut)
 
-    def _cut(self, node: Node, values: Node, first: int, end: int, spacing: int = 1) -> Node:
+    def _entries(self, node: Node, first: int, end: int) -> Node:
+        """Entries `[first, end)` of those held and the new ones behind them."""
         buffer = self.plan.buffers[node]
-        if (first, end, spacing) == (0, buffer.kept + buffer.new, 1):
+        kept, new = buffer.kept, buffer.new
+        if end <= kept:
+            return self._cut(node, self._held[node], first, end, length=kept)
+        if first >= kept:
+            return self._cut(node, self._new[node], first - kept, end - kept, length=new)
+        if node not in self._extended:
+            self._extended[node] = self._moved(
+                node,
+                lambda *parts: self._graph.call_function(aten.cat.default, (list(parts), buffer.timeline.axis)),
+                self._held[node],
+                self._new[node],
+            )
+        return self._cut(node, self._extended[node], first, end, length=kept + new)
+
+    def _cut(self, node: Node, values: Node, first: int, end: int, *, length: int) -> Node:
+        if (first, end) == (0, length):
             return values
-        arguments = (buffer.timeline.axis, first, end, spacing)[: 4 if spacing > 1 else 3]
+        arguments = (self.plan.buffers[node].timeline.axis, first, end)
+        return self._moved(node, lambda part: self._graph.call_function(aten.slice.Tensor, (part, *arguments)), values)
 
-        def sliced(part: Node) -> Node:
-            return self._graph.call_function(aten.slice.Tensor, (part, *arguments))
-
-        if is_quantise(node) and not self.integer_states:
-            return self._moved(node, sliced, values)
-        return sliced(values)
+    def _permuted(self, node: Node, values: Node, axes: tuple[int, ...]) -> Node:
+        if len(_shape(node)) != _IMAGE_RANK:
+            return values
+        return self._moved(node, lambda part: self._graph.call_function(aten.permute.default, (part, axes)), values)
 
     def _moved(self, node: Node, move: Callable[..., Node], *values: Node) -> Node:
-        """Values moved in float between nodes of the same scale, for converters that want every op between such."""
+        """Values of a tensor moved as they are; without integer states in float, between nodes of its own scale."""
+        if not is_quantise(node) or self.integer_states:
+            return move(*values)
         return self._quantise(node, move(*(self._dequantise(node, part) for part in values)))
 
     def _quantise(self, node: Node, values: Node) -> Node:

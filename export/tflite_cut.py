@@ -20,9 +20,8 @@ _DTYPES = {
     schema.TensorType.INT8: "int8",
     schema.TensorType.UINT8: "uint8",
 }
-_TRANSPOSE = schema.BuiltinOperator.TRANSPOSE
 # What the converter puts between a hidden tensor and the output that shows it.
-_DRESSING = (_TRANSPOSE, schema.BuiltinOperator.DEQUANTIZE)
+_DRESSING = (schema.BuiltinOperator.TRANSPOSE, schema.BuiltinOperator.DEQUANTIZE)
 
 
 def cut_tflite(payload: bytes) -> list[tuple[bytes, TensorInfo, tuple[TensorInfo, ...]]]:
@@ -54,28 +53,14 @@ def cut_tflite(payload: bytes) -> list[tuple[bytes, TensorInfo, tuple[TensorInfo
     return stages
 
 
-def trim_states(payload: bytes) -> bytes:
-    """A converted stateful graph without the transposes through which states enter and leave.
-
-    States lie as the kernels want them. Inputs and outputs are in the order of the converter's signature.
-    """
+def in_signature_order(payload: bytes) -> bytes:
+    """A converted graph with its inputs and outputs in the order of the module that it was made from."""
     model = schema.ModelT.InitFromPackedBuf(payload, 0)
     (graph,) = model.subgraphs
     (signature,) = model.signatureDefs
-    takes, gives = ([int(end.tensorIndex) for end in _numbered(ends)] for ends in (signature.inputs, signature.outputs))
-    trimmed = []
-    for number, (given, left) in enumerate(zip(takes[1:], gives[:-1], strict=True)):
-        readers = [operator for operator in graph.operators if given in operator.inputs]
-        maker = _maker(graph, left)
-        ends = (*readers, maker)
-        if len(readers) != 1 or maker is None or not all(_is(model, end, _TRANSPOSE) for end in ends):
-            continue
-        inside, outside = int(readers[0].outputs[0]), int(maker.inputs[0])
-        if list(graph.tensors[inside].shape) == list(graph.tensors[outside].shape):
-            takes[number + 1], gives[number] = inside, outside
-            trimmed += ends
-    operators = [operator for operator in graph.operators if not any(operator is end for end in trimmed)]
-    return _pack(_extract(model, operators, takes, gives))
+    graph.inputs = [int(end.tensorIndex) for end in _numbered(signature.inputs)]
+    graph.outputs = [int(end.tensorIndex) for end in _numbered(signature.outputs)]
+    return _pack(model)
 
 
 def _numbered(ends: list[Any]) -> list[Any]:
@@ -98,10 +83,10 @@ def _cancel_transposes(model: Any) -> None:
     """Let whatever reads a tensor that was transposed to and fro read the tensor itself."""
     (graph,) = model.subgraphs
     for second in graph.operators:
-        if not _is(model, second, _TRANSPOSE):
+        if not _is(model, second, schema.BuiltinOperator.TRANSPOSE):
             continue
         first = _maker(graph, second.inputs[0])
-        if first is None or not _is(model, first, _TRANSPOSE):
+        if first is None or not _is(model, first, schema.BuiltinOperator.TRANSPOSE):
             continue
         there, back = (_constant(model, operator.inputs[1]) for operator in (first, second))
         if [there[axis] for axis in back] == list(range(len(there))):
@@ -132,13 +117,13 @@ def _stage(model: Any, takes: int, gives: list[int]) -> Any:
             f"tflite: the stage that gives tensors {gives} also reads tensors {sorted(missing)}; "
             "an exit must follow a section that all later ones depend on alone"
         )
-    return _extract(model, operators, [takes], gives)
+    return _extract(model, operators, takes, gives)
 
 
-def _extract(model: Any, operators: list[Any], takes: list[int], gives: list[int]) -> Any:
+def _extract(model: Any, operators: list[Any], takes: int, gives: list[int]) -> Any:
     """A model of those operators alone, with the tensors, buffers and operator codes that they use."""
     (graph,) = model.subgraphs
-    used = [{*takes, *gives}, *({int(at) for at in (*op.inputs, *op.outputs) if at >= 0} for op in operators)]
+    used = [{takes, *gives}, *({int(at) for at in (*op.inputs, *op.outputs) if at >= 0} for op in operators)]
     tensors = {at: number for number, at in enumerate(sorted(set.union(*used)))}
     codes = {code: number for number, code in enumerate(sorted({op.opcodeIndex for op in operators}))}
     # Buffer 0 stands for "no data" in every model.
@@ -154,7 +139,7 @@ def _extract(model: Any, operators: list[Any], takes: list[int], gives: list[int
         operator.opcodeIndex = codes[operator.opcodeIndex]
         operator.inputs = [tensors.get(int(at), -1) for at in operator.inputs]
         operator.outputs = [tensors[int(at)] for at in operator.outputs]
-    part.inputs, part.outputs = [tensors[at] for at in takes], [tensors[at] for at in gives]
+    part.inputs, part.outputs = [tensors[takes]], [tensors[at] for at in gives]
     stage.version = model.version
     stage.operatorCodes = [model.operatorCodes[code] for code in codes]
     stage.buffers = [model.buffers[buffer] for buffer in buffers]

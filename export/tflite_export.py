@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.bundle.manifest import Precision, StateInfo, TensorInfo
 from edgeaudio.compress.ptq import QuantisedStudent
 from edgeaudio.compress.qdq import float_weight_sizes
 from edgeaudio.compress.quiet import quiet_libraries
@@ -79,14 +79,18 @@ def export_stateful_tflite(
                 stack.enter_context(_float_layers_stay_float())
         converted: bytes = litert_torch.convert(graph.module, graph.example(), **options).model_content()
     payload = tflite_graph.compact(
-        tflite_cut.trim_states(converted),
+        tflite_cut.in_signature_order(converted),
         input_names=[INPUT_NAME, *given],
         output_names=[*map(next_state, given), OUTPUT_NAME],
     )
     if quantised is not None:
         _check_float_layers(payload, quantised, tflite_graph.float_activations(payload))
     inputs, outputs = tflite_cut.tensor_infos(payload)
-    return ExportedStateful("tflite", precision, payload, inputs[0], outputs, inputs[1:], graph.logit_step)
+    states = tuple(
+        StateInfo(**info.model_dump(), phases=state.phases)
+        for info, state in zip(inputs[1:], graph.states, strict=True)
+    )
+    return ExportedStateful("tflite", precision, payload, inputs[0], outputs, states, graph.logit_step)
 
 
 @contextlib.contextmanager

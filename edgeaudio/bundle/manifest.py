@@ -9,14 +9,17 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeaudio.errors import ConfigError
-from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
-from edgeaudio.spec import limits
+from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec, limits
 from edgeaudio.spec.exits import MAX_EXITS, ExitThreshold
 
 SCHEMA_VERSION: Literal[1] = 1
 
 ArtefactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "int8"]
+
+# Far above any student: five strides that halve time make 32 phases, thirty convolutions as many states.
+MAX_PHASES = 256
+MAX_STATES = 256
 
 
 class TensorInfo(Spec):
@@ -198,16 +201,28 @@ class Exits(Spec):
         return self
 
 
+class StateInfo(TensorInfo):
+    """What a stateful artefact hands from step to step; it begins as zeros (`zero_point` where it is quantised).
+
+    phases: so many of it take turns. Step n takes number `n % phases`, and what it gives back is that one's next.
+    """
+
+    phases: int = Field(1, ge=1, le=MAX_PHASES)
+
+    def as_output(self, name: str) -> TensorInfo:
+        """The output that gives it back."""
+        return TensorInfo(name=name, **self.model_dump(exclude={"name", "phases"}))
+
+
 class StatefulArtefact(ModelFile):
     """A whole artefact as a step: takes new frames and states, gives the next states and the logits of a window.
 
-    The window is the one that ends with the newest frame. states: in the order of inputs and outputs; a state begins
-    as zeros (`zero_point` where it is quantised) and is handed on as it is. logit_step: the scale on which the logits
-    of an int8 artefact lie, also where its output is float.
+    The window is the one that ends with the newest frame. states: in the order of inputs and outputs. logit_step: the
+    scale on which the logits of an int8 artefact lie, also where its output is float.
     """
 
     form: Literal["stateful"] = "stateful"
-    states: tuple[TensorInfo, ...] = Field(min_length=1)
+    states: tuple[StateInfo, ...] = Field(min_length=1, max_length=MAX_STATES)
     logit_step: float | None = Field(None, gt=0)
     parity: Parity | None = None
 
@@ -233,7 +248,7 @@ class StatefulArtefact(ModelFile):
                 f"{self.name}: {len(self.outputs)} outputs, wanted {len(self.states)} states and the logits"
             )
         for state, following in zip(self.states, self.outputs, strict=False):
-            if following != state.model_copy(update={"name": following.name}):
+            if following != state.as_output(following.name):
                 raise ValueError(f"{self.name}: state {state.model_dump()} comes back as {following.model_dump()}")
             if state.dtype != "float32" and (state.scale is None or state.zero_point is None):
                 raise ValueError(f"{self.name}: {state.name} is {state.dtype} and needs scale and zero_point")

@@ -21,11 +21,18 @@ class StatefulRunner:
 
     def reset(self) -> None:
         """Forget everything: states are zeros."""
-        self._states = initial_states(self._artefact)
+        self._step = 0
+        artefact = self._artefact
+        zeros = zip(artefact.states, initial_states(artefact), strict=True)
+        self._states = [[values] * state.phases for state, values in zeros]
 
     def step(self, log_mel: Float32) -> Float32:
         """The next `(step_frames, n_mels)` float32 -> logits `(classes,)` float32."""
-        self._states, logits = self._engine.run_step(log_mel, self._states)
+        turn, self._step = self._step, self._step + 1
+        given = [phases[turn % len(phases)] for phases in self._states]
+        following, logits = self._engine.run_step(log_mel, given)
+        for phases, values in zip(self._states, following, strict=True):
+            phases[turn % len(phases)] = values
         return logits
 
     @property
