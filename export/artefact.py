@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
 from edgeaudio.bundle.manifest import (
     Artefact,
@@ -69,6 +70,21 @@ class ExportedStateful:
     outputs: tuple[TensorInfo, ...]
     states: tuple[StateInfo, ...]
     logit_step: float | None
+    macs_per_step: int
+
+    @classmethod
+    def of(cls, entry: StatefulArtefact, payload: bytes, macs_per_step: int) -> Self:
+        """What was exported, from its manifest entry."""
+        return cls(
+            format=entry.format,
+            precision=entry.precision,
+            payload=payload,
+            input=entry.input,
+            outputs=entry.outputs,
+            states=entry.states,
+            logit_step=entry.logit_step,
+            macs_per_step=macs_per_step,
+        )
 
     @property
     def path(self) -> str:

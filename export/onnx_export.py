@@ -79,6 +79,7 @@ def export_stateful_onnx(graph: StatefulGraph, precision: Precision) -> Exported
         ),
         states=tuple(states),
         logit_step=graph.logit_step,
+        macs_per_step=graph.macs_per_step,
     )
 
 

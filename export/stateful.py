@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from edgeaudio.bundle.manifest import ArtefactFormat, Precision, StatefulArtefact
+from edgeaudio import catalog
+from edgeaudio.bundle import Bundle, Manifest, Stateful, StatefulArtefact, bundle_bytes, golden_entry
+from edgeaudio.bundle.manifest import ArtefactFormat, Parity, Precision
 from edgeaudio.compress.layers import fold_batch_norms
 from edgeaudio.compress.ptq import QuantisedStudent
-from edgeaudio.errors import ConfigError, ShapeError
+from edgeaudio.errors import ConfigError
 from edgeaudio.runtime.engines.base import Float32
-from edgeaudio.runtime.stateful import StatefulRunner
+from edgeaudio.runtime.stateful import StatefulRunner, stream_logits
+from edgeaudio.runtime.stream_check import both_ways, stream_tolerance
 
 from .artefact import ExportedStateful
 from .export import FORMATS, PRECISIONS
-from .parity import engine_for
+from .parity import ParityGate, engine_for, engine_name, measure_parity
 from .stateful_graph import stateful_graph
 
 
@@ -76,19 +80,41 @@ def _int8(quantised: QuantisedStudent, step_frames: int, format: ArtefactFormat)
     return export_stateful_tflite(graph, "int8", quantised)
 
 
-def stream_logits(entry: StatefulArtefact, payload: bytes, log_mel: Float32, window_frames: int) -> Float32:
-    """Logits `(windows, classes)` of a stream `log_mel (frames, n_mels)`, on the engine of the artefact's format.
+def add_stateful(bundle: Bundle, exported: Sequence[ExportedStateful]) -> bytes:
+    """The bytes of `bundle` with stateful artefacts and their golden logits; such as it has are replaced.
 
-    Window k starts at frame `k * step_frames`.
-
+    Args:
+        exported: all of one step.
     Raises:
-        ShapeError: the stream is shorter than a window.
+        ConfigError: artefacts that do not fit the manifest. UnsupportedError: no engine here runs them.
     """
-    if len(log_mel) < window_frames:
-        raise ShapeError(f"a stream of {len(log_mel)} frames, the window has {window_frames}")
-    runner = StatefulRunner(engine_for(entry, payload), entry)
-    step = entry.input.shape[1]
-    lead_in = -window_frames % step
-    fed = np.concatenate([np.zeros((lead_in, log_mel.shape[1]), np.float32), log_mel])
-    logits = [runner.step(fed[end - step : end]) for end in range(step, len(fed) + 1, step)]
-    return np.stack(logits[(lead_in + window_frames) // step - 1 :])
+    manifest, golden = bundle.manifest, bundle.golden
+    entries = [item.manifest_entry() for item in exported]
+    step_frames = entries[0].input.shape[1]
+    stateful = Stateful.of(manifest.window, step_frames, exported[0].macs_per_step, entries)
+    parsed = Manifest.parse(
+        manifest.model_dump() | {"stateful": stateful.model_dump()}, source=f"bundle {manifest.name!r}"
+    )
+    kept = {file.name for file in parsed.model_files} - {entry.name for entry in entries}
+    logits = {name: values for name, values in golden.logits.items() if name in kept}
+    for entry, item in zip(entries, exported, strict=True):
+        runner = StatefulRunner(engine_for(entry, item.payload), entry)
+        logits[entry.name] = np.concatenate([stream_logits(runner, stateful, window) for window in golden.log_mel])
+    files = {file.path: bundle.payload(file) for file in manifest.model_files if file.name in kept}
+    files |= {item.path: item.payload for item in exported}
+    vectors = replace(golden, logits=logits)
+    return bundle_bytes(parsed.model_copy(update={"golden": golden_entry(vectors)}), files, vectors)
+
+
+def stateful_parity(bundle: Bundle, artefact: StatefulArtefact, streams: Sequence[Float32]) -> Parity:
+    """The artefact against its windowed form on the same engine, over streams `(frames, n_mels)`.
+
+    The top class must agree wherever the two best are further apart than the tolerance.
+    """
+    engine_class = catalog.resolve("engines", engine_name(artefact.format))
+    pairs = [both_ways(bundle, artefact, engine_class, stream) for stream in streams]
+    streamed, windowed = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    tolerance = stream_tolerance(artefact, windowed)
+    return measure_parity(
+        streamed, windowed, reference=artefact.window_name, gate=ParityGate(tolerance, 1.0, tie_margin=tolerance)
+    )

@@ -16,7 +16,7 @@ points of the windowed one. A state holds int8 values as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from torch.fx import Graph, GraphModule, Node
 from edgeaudio.bundle.manifest import StateInfo
 from edgeaudio.compress.qdq import ADD_OPS, CURVE_OPS, RELU_OPS, aten, is_dequantise, is_quantise, layer_name
 from edgeaudio.errors import ConfigError, UnsupportedError
+from edgeaudio.students.cost import count_macs
 
 #: Ops that give step t from step t of what they read.
 _STEPWISE_OPS = (
@@ -93,6 +94,11 @@ class StatefulGraph:
     #: Scale of the int8 logits; None where they are float.
     logit_step: float | None
 
+    @property
+    def macs_per_step(self) -> int:
+        """Multiply-accumulates of one call."""
+        return count_macs(self.module, *self.example())
+
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs of the right shapes: silence, and states as they begin."""
         return (torch.zeros(1, self.step_frames, self.n_mels), *self.initial())
@@ -127,6 +133,22 @@ def stateful_graph(graph: GraphModule, step_frames: int, *, integer_states: bool
     return _Writer(plan, integer_states=integer_states).write()
 
 
+def check_step(step_frames: int, strides: Iterable[int]) -> None:
+    """Raise ConfigError unless each stride (frames between two time steps of a layer) fits the step, or the step it."""
+    strides = set(strides)
+
+    def fits(step: int) -> bool:
+        return all(step % stride == 0 or stride % step == 0 for stride in strides)
+
+    if not fits(step_frames):
+        largest = max(strides)
+        smaller = ", ".join(str(step) for step in range(1, largest) if fits(step))
+        raise ConfigError(
+            f"step_frames is {step_frames}, but the student gives one time step for {largest} frames; "
+            f"use {smaller} or a multiple of {largest}"
+        )
+
+
 class _Plan:
     """What each node reads, and so which tensors are buffered."""
 
@@ -150,7 +172,7 @@ class _Plan:
                 self._visit(node)
             elif node.op == "output" and any(source in self._timelines for source in node.all_input_nodes):
                 raise UnsupportedError("stateful: the student gives steps, not one answer for the window; pool them")
-        self._check_strides()
+        check_step(step_frames, self._strides)
 
     def _visit(self, node: Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self._timelines]
@@ -198,20 +220,6 @@ class _Plan:
         placed = _Buffer(timeline, new, max(1, stride // self.step_frames))
         self.buffers[node] = placed
         return placed
-
-    def _check_strides(self) -> None:
-        """Raise unless each stride fits whole into the step, or the step into it."""
-
-        def fits(step: int) -> bool:
-            return all(step % stride == 0 or stride % step == 0 for stride in self._strides)
-
-        if not fits(self.step_frames):
-            largest = max(self._strides)
-            smaller = ", ".join(str(step) for step in range(1, largest) if fits(step))
-            raise ConfigError(
-                f"step_frames is {self.step_frames}, but the student gives one time step for {largest} frames; "
-                f"use {smaller} or a multiple of {largest}"
-            )
 
     def _read(self, node: Node, source: Node, first: int, end: int) -> None:
         # A quantised tensor is kept as it was quantised; who reads it dequantises what it reads.

@@ -90,7 +90,16 @@ def export_stateful_tflite(
         StateInfo(**info.model_dump(), phases=state.phases)
         for info, state in zip(inputs[1:], graph.states, strict=True)
     )
-    return ExportedStateful("tflite", precision, payload, inputs[0], outputs, states, graph.logit_step)
+    return ExportedStateful(
+        format="tflite",
+        precision=precision,
+        payload=payload,
+        input=inputs[0],
+        outputs=outputs,
+        states=states,
+        logit_step=graph.logit_step,
+        macs_per_step=graph.macs_per_step,
+    )
 
 
 @contextlib.contextmanager

@@ -3,92 +3,39 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from edgeaudio.bundle.model_file import ArtefactFormat, FileEntry, Metric, ModelFile, Parity, Precision, TensorInfo
+from edgeaudio.bundle.stateful import Stateful, StatefulArtefact, StateInfo
 from edgeaudio.errors import ConfigError
-from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec, limits
+from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
 from edgeaudio.spec.exits import MAX_EXITS, ExitThreshold
 
+__all__ = [
+    "SCHEMA_VERSION",
+    "Artefact",
+    "ArtefactFormat",
+    "Cost",
+    "ExitChain",
+    "Exits",
+    "FileEntry",
+    "Lineage",
+    "Manifest",
+    "Metric",
+    "ModelFile",
+    "Parity",
+    "Precision",
+    "Source",
+    "StageArtefact",
+    "StateInfo",
+    "Stateful",
+    "StatefulArtefact",
+    "TensorInfo",
+]
+
 SCHEMA_VERSION: Literal[1] = 1
-
-ArtefactFormat = Literal["onnx", "tflite"]
-Precision = Literal["fp32", "int8"]
-
-# Far above any student: five strides that halve time make 32 phases, thirty convolutions as many states.
-MAX_PHASES = 256
-MAX_STATES = 256
-
-
-class TensorInfo(Spec):
-    """One input or output of an artefact; `scale` and `zero_point` where it is quantised."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: Literal["float32", "int8", "uint8"] = "float32"
-    scale: float | None = None
-    zero_point: int | None = None
-
-
-class FileEntry(Spec):
-    """A file inside the bundle."""
-
-    path: str = Field(pattern=r"^[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)?$", max_length=128)
-    size_bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Parity(Spec):
-    """How far an artefact, run by the runtime, is from its reference on the same windows.
-
-    `tolerance` bounds `max_abs_logit_diff` (float artefacts); `min_argmax_agreement` bounds
-    `argmax_agreement` (share of windows with the same top class).
-    """
-
-    reference: str
-    n_windows: int = Field(ge=1)
-    max_abs_logit_diff: float = Field(ge=0)
-    tolerance: float | None = None
-    argmax_agreement: float = Field(ge=0, le=1)
-    min_argmax_agreement: float = Field(ge=0, le=1)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every stated bound holds."""
-        within = self.tolerance is None or self.max_abs_logit_diff <= self.tolerance
-        return within and self.argmax_agreement >= self.min_argmax_agreement
-
-
-class Metric(Spec):
-    """One figure of one artefact on one dataset split."""
-
-    name: str
-    value: float
-    n_clips: int = Field(ge=1)
-    n_correct: int | None = None
-    split: str
-    seed: int
-
-
-class ModelFile(FileEntry):
-    """What an engine needs to know about a model file; the last output is logits."""
-
-    format: ArtefactFormat
-    precision: Precision
-    input: TensorInfo
-    outputs: tuple[TensorInfo, ...] = Field(min_length=1)
-
-    @property
-    def name(self) -> str:
-        """`onnx-int8` and the like; unique inside a bundle."""
-        return f"{self.format}-{self.precision}"
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """All that the file takes, in order; the first is `input`."""
-        return (self.input,)
 
 
 class Artefact(ModelFile):
@@ -199,101 +146,6 @@ class Exits(Spec):
         if len(set(names)) != len(names):
             raise ValueError(f"chains: one for each format and precision, given {names}")
         return self
-
-
-class StateInfo(TensorInfo):
-    """What a stateful artefact hands from step to step; it begins as zeros (`zero_point` where it is quantised).
-
-    phases: so many of it take turns. Step n takes number `n % phases`, and what it gives back is that one's next.
-    """
-
-    phases: int = Field(1, ge=1, le=MAX_PHASES)
-
-    def as_output(self, name: str) -> TensorInfo:
-        """The output that gives it back."""
-        return TensorInfo(name=name, **self.model_dump(exclude={"name", "phases"}))
-
-
-class StatefulArtefact(ModelFile):
-    """A whole artefact as a step: takes new frames and states, gives the next states and the logits of a window.
-
-    The window is the one that ends with the newest frame. states: in the order of inputs and outputs. logit_step: the
-    scale on which the logits of an int8 artefact lie, also where its output is float.
-    """
-
-    form: Literal["stateful"] = "stateful"
-    states: tuple[StateInfo, ...] = Field(min_length=1, max_length=MAX_STATES)
-    logit_step: float | None = Field(None, gt=0)
-    parity: Parity | None = None
-
-    @property
-    def name(self) -> str:
-        """`onnx-int8-stateful` and the like; unique inside a bundle."""
-        return f"{self.window_name}-stateful"
-
-    @property
-    def window_name(self) -> str:
-        """The artefact over whole windows that it equals."""
-        return f"{self.format}-{self.precision}"
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """See `ModelFile.inputs`."""
-        return (self.input, *self.states)
-
-    @model_validator(mode="after")
-    def _closed(self) -> Self:
-        if len(self.outputs) != len(self.states) + 1:
-            raise ValueError(
-                f"{self.name}: {len(self.outputs)} outputs, wanted {len(self.states)} states and the logits"
-            )
-        for state, following in zip(self.states, self.outputs, strict=False):
-            if following != state.as_output(following.name):
-                raise ValueError(f"{self.name}: state {state.model_dump()} comes back as {following.model_dump()}")
-            if state.dtype != "float32" and (state.scale is None or state.zero_point is None):
-                raise ValueError(f"{self.name}: {state.name} is {state.dtype} and needs scale and zero_point")
-        return self
-
-
-class Stateful(Spec):
-    """The artefacts once more as steps of `step_frames` new frames each, for streams.
-
-    lead_in_frames: frames of any content to feed before the stream, so that windows start where those of the windowed
-    form do, at multiples of `step_frames`. warm_up_steps: steps before the first whose logits stand for a whole window.
-    """
-
-    step_frames: int = Field(ge=1, le=limits.WINDOW_FRAMES)
-    lead_in_frames: int = Field(ge=0)
-    warm_up_steps: int = Field(ge=0)
-    artefacts: tuple[StatefulArtefact, ...] = Field(min_length=1)
-
-    @classmethod
-    def of(cls, window: WindowSpec, step_frames: int, artefacts: Sequence[StatefulArtefact]) -> Self:
-        """The description that follows from the window and the step."""
-        lead_in = -window.frames % step_frames
-        return cls(
-            step_frames=step_frames,
-            lead_in_frames=lead_in,
-            warm_up_steps=(lead_in + window.frames) // step_frames - 1,
-            artefacts=tuple(artefacts),
-        )
-
-    def check_fits(self, window: WindowSpec, n_mels: int, names: Sequence[str]) -> None:
-        """Raise ValueError unless all follows from the window, and each artefact has its windowed form beside it."""
-        wanted = Stateful.of(window, self.step_frames, self.artefacts)
-        if self != wanted:
-            raise ValueError(
-                f"stateful: lead_in_frames is {self.lead_in_frames} and warm_up_steps {self.warm_up_steps}, "
-                f"the window wants {wanted.lead_in_frames} and {wanted.warm_up_steps}"
-            )
-        for artefact in self.artefacts:
-            if artefact.input.shape != (1, self.step_frames, n_mels):
-                raise ValueError(
-                    f"{artefact.name}: input shape {artefact.input.shape}, a step is {(1, self.step_frames, n_mels)}"
-                )
-        alone = [artefact.name for artefact in self.artefacts if artefact.window_name not in names]
-        if alone:
-            raise ValueError(f"stateful.artefacts: {alone} have no windowed artefact beside them; it has {names}")
 
 
 class Cost(Spec):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from edgeaudio.cli.options import BundleFile, Engine, Exits, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Precision, Stateful, Threads, examples
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 from edgeaudio.errors import ConfigError, UnsupportedError
 
@@ -38,6 +38,7 @@ def stream(
     precision: Precision = "fp32",
     threads: Threads = 1,
     exits: Exits = False,
+    stateful: Stateful = False,
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
     sample_rate: Annotated[
@@ -64,6 +65,7 @@ def stream(
         precision=precision,
         threads=threads,
         exits=exits,
+        stateful=stateful,
         require_signature=required_trust(require_signature, trust),
     )
     if source == "-":

@@ -18,7 +18,8 @@ from edgeaudio.errors import ConfigError, SampleRateError, ShapeError
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.confidence import to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32
-from edgeaudio.runtime.windows import WindowStream
+from edgeaudio.runtime.stateful import StatefulRunner, SteppedWindow, StepStream
+from edgeaudio.runtime.windows import Window, WindowStream
 from edgeaudio.spec import DecisionSpec, LabelSet
 
 # Long chunks are scored piece by piece, so that the log-mel windows of a whole day are never held at once.
@@ -75,6 +76,7 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        stateful: bool = False,
     ) -> None:
         """Build the engine; never another one than asked for.
 
@@ -82,9 +84,11 @@ class Classifier:
             engine: a name of `edgeaudio list engines`. precision: "fp32" or "int8".
             exits: run the bundle's stages one by one and stop where one is sure, instead of the whole artefact.
             thresholds: of the exits, instead of the bundle's own (see `Cascade`).
+            stateful: run the bundle's stateful artefact, which computes only what each hop adds. Windows move by its
+                own `step_frames`.
         Raises:
-            ConfigError: unknown engine, the bundle has no artefact (or no stages) for it in that precision, or
-                thresholds without exits.
+            ConfigError: unknown engine, the bundle has no artefact (no stages, no stateful form) for it in that
+                precision, thresholds without exits, or exits of a stateful form.
             UnsupportedError: the engine's library is not installed; the message says what to install.
             BundleError: the artefact is not what the manifest says.
         """
@@ -93,14 +97,18 @@ class Classifier:
         self.artefact = bundle.manifest.artefact(engine_class.format, precision)
         if thresholds is not None and not exits:
             raise ConfigError("exit thresholds were given without exits; ask for exits=True")
+        if stateful and exits:
+            raise ConfigError("early exits and the stateful form cannot be combined; ask for one of them")
         self._kind = bundle.manifest.task.kind
+        self._stateful = bundle.manifest.stateful if stateful else None
         self._runner: Engine | Cascade
         if exits:
             self._runner = Cascade.of_bundle(
                 bundle, engine=engine, precision=precision, threads=threads, thresholds=thresholds
             )
         else:
-            self._runner = cast(Engine, engine_class(self.artefact, bundle.payload(self.artefact), threads=threads))
+            file = bundle.manifest.stateful_artefact(self.artefact.format, precision) if stateful else self.artefact
+            self._runner = cast(Engine, engine_class(file, bundle.payload(file), threads=threads))
 
     @classmethod
     def load(
@@ -112,6 +120,7 @@ class Classifier:
         threads: int = 1,
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
+        stateful: bool = False,
         require_signature: TrustStore | None = None,
     ) -> Self:
         """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor.
@@ -120,7 +129,15 @@ class Classifier:
             require_signature: keys of which one must have signed the bundle. The others are the constructor's.
         """
         bundle = Bundle.read(path, require_signature=require_signature)
-        return cls(bundle, engine=engine, precision=precision, threads=threads, exits=exits, thresholds=thresholds)
+        return cls(
+            bundle,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            exits=exits,
+            thresholds=thresholds,
+            stateful=stateful,
+        )
 
     @property
     def labels(self) -> LabelSet:
@@ -143,8 +160,29 @@ class Classifier:
 
     @property
     def decision(self) -> DecisionSpec:
-        """How a stream of this artefact's probabilities becomes events: its own thresholds, or the bundle's."""
-        return self.artefact.decision or self.bundle.manifest.decision
+        """How a stream of this artefact's probabilities becomes events: its own thresholds, or the bundle's.
+
+        Where windows of a stateful form come more often, the moving mean is over as many more of them: over as long.
+        """
+        spec = self.artefact.decision or self.bundle.manifest.decision
+        more_often = self.bundle.manifest.window.hop_frames // self.hop_frames
+        changed = spec.model_dump() | {"smoothing_windows": spec.smoothing_windows * more_often}
+        return DecisionSpec.parse(changed, source=f"decision of {self.artefact.name} at {more_often} times the hops")
+
+    @property
+    def hop_frames(self) -> int:
+        """Frames between the starts of two windows."""
+        return self._stateful.step_frames if self._stateful else self.bundle.manifest.window.hop_frames
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between the starts of two windows."""
+        return self.hop_frames * self.bundle.manifest.frontend.hop_length
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it runs the stateful form, which hears streams and clips, but no single windows."""
+        return self._stateful is not None
 
     @property
     def n_exits(self) -> int:
@@ -152,11 +190,32 @@ class Classifier:
         return self._runner.n_exits if isinstance(self._runner, Cascade) else 0
 
     def score(self, log_mel: Float32) -> tuple[Float32, int | None]:
-        """As `window_probs`, and the exit that answered; None without exits."""
+        """As `window_probs`, and the exit that answered; None without exits.
+
+        Raises:
+            ConfigError: a stateful form, which takes steps of a stream.
+        """
+        if self._stateful is not None:
+            raise ConfigError("a stateful classifier takes steps of a stream, not windows; load it without stateful")
         if isinstance(self._runner, Cascade):
             answer = self._runner.run(log_mel)
             return answer.probs, answer.exit
         return to_probs(self._runner.run(log_mel), self._kind), None
+
+    def open_windows(self, *, start_sample: int = 0) -> WindowStream | StepStream:
+        """What makes windows of chunks for `scored`; each has its own states. `start_sample`: its first position."""
+        manifest = self.bundle.manifest
+        if self._stateful is None:
+            return WindowStream(manifest.frontend, manifest.window, start_sample=start_sample)
+        artefact = manifest.stateful_artefact(self.artefact.format, self.artefact.precision)
+        runner = StatefulRunner(cast(Engine, self._runner), artefact)
+        return StepStream(runner, manifest.frontend, self._stateful, start_sample=start_sample)
+
+    def scored(self, window: Window | SteppedWindow) -> ScoredWindow:
+        """A window of `open_windows` with its probabilities."""
+        if isinstance(window, SteppedWindow):
+            return ScoredWindow(window.position_samples, to_probs(window.logits, self._kind))
+        return ScoredWindow(window.position_samples, *self.score(window.log_mel))
 
     def __call__(self, waveform: NDArray[Any], sample_rate: int) -> ClipResult:
         """Classify a clip.
@@ -196,9 +255,9 @@ class ProbsStream:
     def __init__(self, classifier: Classifier, *, start_sample: int = 0) -> None:
         manifest = classifier.bundle.manifest
         self._classifier = classifier
-        self._windows = WindowStream(manifest.frontend, manifest.window, start_sample=start_sample)
+        self._windows = classifier.open_windows(start_sample=start_sample)
         self._window_samples = manifest.window.n_samples(manifest.frontend)
-        self.reset(start_sample=start_sample)
+        self._fed_samples = 0
 
     def reset(self, *, start_sample: int = 0) -> None:
         """Forget all audio: the next sample is `start_sample`."""
@@ -209,7 +268,7 @@ class ProbsStream:
         """Take clean `(samples,)` float32 of any length and score the windows it completes."""
         self._fed_samples += len(chunk)
         return [
-            ScoredWindow(window.position_samples, *self._classifier.score(window.log_mel))
+            self._classifier.scored(window)
             for at in range(0, len(chunk), _PIECE_SAMPLES)
             for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES])
         ]

@@ -1,10 +1,17 @@
-"""`StatefulRunner`: a stateful artefact on an engine, with its states from step to step."""
+"""A stateful artefact on an engine: one hop of frames in, the logits of the window that ends with it out."""
 
 from __future__ import annotations
 
-from edgeaudio.bundle.manifest import StatefulArtefact
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeaudio.bundle import Stateful, StatefulArtefact
+from edgeaudio.errors import ShapeError
+from edgeaudio.frontend.stream import FrontendStream
 from edgeaudio.runtime.engines.base import Engine, Float32
 from edgeaudio.runtime.engines.tensors import initial_states
+from edgeaudio.spec import FrontendSpec
 
 
 class StatefulRunner:
@@ -14,7 +21,7 @@ class StatefulRunner:
     """
 
     def __init__(self, engine: Engine, artefact: StatefulArtefact) -> None:
-        """`engine` has `artefact` loaded."""
+        """`engine` has `artefact` loaded; several runners may share it, one after the other."""
         self._engine = engine
         self._artefact = artefact
         self.reset()
@@ -22,8 +29,7 @@ class StatefulRunner:
     def reset(self) -> None:
         """Forget everything: states are zeros."""
         self._step = 0
-        artefact = self._artefact
-        zeros = zip(artefact.states, initial_states(artefact), strict=True)
+        zeros = zip(self._artefact.states, initial_states(self._artefact), strict=True)
         self._states = [[values] * state.phases for state, values in zeros]
 
     def step(self, log_mel: Float32) -> Float32:
@@ -39,3 +45,66 @@ class StatefulRunner:
     def info(self) -> dict[str, str]:
         """As `Engine.info`, with the form."""
         return self._engine.info | {"form": "stateful"}
+
+
+def stream_logits(runner: StatefulRunner, stateful: Stateful, log_mel: Float32) -> Float32:
+    """Logits `(windows, classes)` of the stream `log_mel (frames, n_mels)`; window k starts at `k * step_frames`.
+
+    The runner is reset first.
+
+    Raises:
+        ShapeError: the stream is shorter than a window.
+    """
+    step, lead_in, warm_up = stateful.step_frames, stateful.lead_in_frames, stateful.warm_up_steps
+    if len(log_mel) + lead_in < (warm_up + 1) * step:
+        raise ShapeError(f"a stream of {len(log_mel)} frames; a window has {(warm_up + 1) * step - lead_in}")
+    fed = np.concatenate([np.zeros((lead_in, log_mel.shape[1]), np.float32), log_mel])
+    runner.reset()
+    logits = [runner.step(fed[end - step : end]) for end in range(step, len(fed) + 1, step)]
+    return np.stack(logits[warm_up:])
+
+
+class SteppedWindow(NamedTuple):
+    """A window: its first sample in the stream, and logits `(classes,)` float32."""
+
+    position_samples: int
+    logits: Float32
+
+
+class StepStream:
+    """Chunks of a waveform in, windows out: those of `WindowStream` with a hop of `step_frames`, never copied out."""
+
+    def __init__(
+        self, runner: StatefulRunner, frontend: FrontendSpec, stateful: Stateful, *, start_sample: int = 0
+    ) -> None:
+        """`start_sample` is the position of the first sample."""
+        self._runner = runner
+        self._frontend = FrontendStream(frontend)
+        self._stateful = stateful
+        self._hop_samples = stateful.step_frames * frontend.hop_length
+        self._n_mels = frontend.n_mels
+        self.reset(start_sample=start_sample)
+
+    def reset(self, *, start_sample: int = 0) -> None:
+        """Forget all audio: the next sample is `start_sample`."""
+        self._frontend.reset()
+        self._runner.reset()
+        self._position = start_sample  # First sample of the next window.
+        self._warm_up = self._stateful.warm_up_steps
+        # Frames that wait for the rest of their step. What leads in is in no window.
+        self._waiting = np.zeros((self._stateful.lead_in_frames, self._n_mels), np.float32)
+
+    def feed(self, chunk: Float32) -> list[SteppedWindow]:
+        """Take `(samples,)` float32 of any length and return the windows it completes."""
+        frames, step = np.concatenate([self._waiting, self._frontend.feed(chunk)]), self._stateful.step_frames
+        stepped = len(frames) - len(frames) % step
+        windows = []
+        for start in range(0, stepped, step):
+            logits = self._runner.step(frames[start : start + step])
+            if self._warm_up:
+                self._warm_up -= 1
+                continue
+            windows.append(SteppedWindow(self._position, logits))
+            self._position += self._hop_samples
+        self._waiting = frames[stepped:].copy()
+        return windows
