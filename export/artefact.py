@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
-from edgeaudio.bundle.manifest import Artefact, ArtefactFormat, Metric, Parity, Precision, TensorInfo
+from edgeaudio.bundle.manifest import (
+    Artefact,
+    ArtefactFormat,
+    Metric,
+    Parity,
+    Precision,
+    StatefulArtefact,
+    StateInfo,
+    TensorInfo,
+)
+from edgeaudio.bundle.writer import file_entry
 
 INPUT_NAME = "log_mel"
 OUTPUT_NAME = "logits"
@@ -46,3 +57,54 @@ class ExportedArtefact:
             parity=parity,
             metrics=metrics,
         )
+
+
+@dataclass(frozen=True)
+class ExportedStateful:
+    """The bytes of a stateful student; the fields are those of `StatefulArtefact`."""
+
+    format: ArtefactFormat
+    precision: Precision
+    payload: bytes
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+    states: tuple[StateInfo, ...]
+    logit_step: float | None
+    macs_per_step: int
+
+    @classmethod
+    def of(cls, entry: StatefulArtefact, payload: bytes, macs_per_step: int) -> Self:
+        """What was exported, from its manifest entry."""
+        return cls(
+            format=entry.format,
+            precision=entry.precision,
+            payload=payload,
+            input=entry.input,
+            outputs=entry.outputs,
+            states=entry.states,
+            logit_step=entry.logit_step,
+            macs_per_step=macs_per_step,
+        )
+
+    @property
+    def path(self) -> str:
+        """Where it lies in a bundle."""
+        return f"stateful/{self.precision}.{self.format}"
+
+    def manifest_entry(self, *, parity: Parity | None = None) -> StatefulArtefact:
+        """The manifest's description of this artefact."""
+        return StatefulArtefact(
+            **file_entry(self.path, self.payload).model_dump(),
+            format=self.format,
+            precision=self.precision,
+            input=self.input,
+            outputs=self.outputs,
+            states=self.states,
+            logit_step=self.logit_step,
+            parity=parity,
+        )
+
+
+def next_state(name: str) -> str:
+    """The output that gives what the input `name` takes in the next step."""
+    return f"{name}_next"

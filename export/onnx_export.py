@@ -6,13 +6,14 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
-from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.bundle.manifest import Precision, StateInfo, TensorInfo
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import ConfigError, VerificationError
 
 from . import onnx_compact, onnx_graph
-from .artefact import INPUT_NAME, OUTPUT_NAME, ExportedArtefact
+from .artefact import INPUT_NAME, OUTPUT_NAME, ExportedArtefact, ExportedStateful, next_state
 from .operators import Model, float_model, naming_operators, quantised_model
+from .stateful_graph import StatefulGraph
 
 # Not newer: boards with Python 3.10 get no onnxruntime after 1.23.
 OPSET = 20
@@ -39,19 +40,7 @@ def export_onnx(
         module: torch.nn.Module = quantised_model(model, precision, example).folded
     else:
         module = float_model(model, precision, example)
-    with quiet_libraries("torch.onnx"), naming_operators("onnx"):
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-        )
-        assert program is not None
-        proto: onnx.ModelProto = program.model_proto
+    proto = _converted(module, (example,), [INPUT_NAME], [OUTPUT_NAME])
     _tidy(proto, quantised=isinstance(module, GraphModule))
     if compact:
         proto = onnx_compact.compact(proto)
@@ -64,6 +53,60 @@ def export_onnx(
         input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(graph.input[0])),
         outputs=tuple(TensorInfo(name=value.name, shape=onnx_graph.tensor_shape(value)) for value in graph.output),
     )
+
+
+def export_stateful_onnx(graph: StatefulGraph, precision: Precision) -> ExportedStateful:
+    """The stateful form in ONNX: states of an int8 graph are uint8 inputs and outputs, as its activations are.
+
+    Args:
+        graph: of the student, or of `QuantisedStudent.folded` with integer states.
+    Raises:
+        UnsupportedError, VerificationError: as `export_onnx`.
+    """
+    given = [state.name for state in graph.states]
+    left = [next_state(name) for name in given]
+    proto = _converted(graph.module, graph.example(), [INPUT_NAME, *given], [*left, OUTPUT_NAME])
+    _tidy(proto, quantised=precision == "int8")
+    states = [_state_info(state, value) for state, value in zip(graph.states, proto.graph.input[1:], strict=True)]
+    return ExportedStateful(
+        format="onnx",
+        precision=precision,
+        payload=proto.SerializeToString(deterministic=True),
+        input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.input[0])),
+        outputs=(
+            *(state.as_output(name) for state, name in zip(states, left, strict=True)),
+            TensorInfo(name=OUTPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.output[-1])),
+        ),
+        states=tuple(states),
+        logit_step=graph.logit_step,
+        macs_per_step=graph.macs_per_step,
+    )
+
+
+def _state_info(state: StateInfo, value: onnx.ValueInfoProto) -> StateInfo:
+    if value.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+        return StateInfo(name=state.name, shape=onnx_graph.tensor_shape(value), phases=state.phases)
+    assert state.zero_point is not None
+    return state.model_copy(update={"dtype": "uint8", "zero_point": state.zero_point + onnx_graph.INT8_TO_UINT8})
+
+
+def _converted(
+    module: torch.nn.Module, example: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
+) -> onnx.ModelProto:
+    with quiet_libraries("torch.onnx"), naming_operators("onnx"):
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=input_names,
+            output_names=output_names,
+        )
+        assert program is not None
+        proto: onnx.ModelProto = program.model_proto
+    return proto
 
 
 def _tidy(proto: onnx.ModelProto, *, quantised: bool) -> None:

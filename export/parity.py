@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio import catalog
-from edgeaudio.bundle.manifest import Artefact, Parity
+from edgeaudio.bundle.manifest import ModelFile, Parity
 from edgeaudio.errors import ConfigError, ParityError, ShapeError
 from edgeaudio.runtime.engines.base import Engine
 
@@ -40,7 +40,7 @@ def engine_name(format: str) -> str:
     raise ConfigError(f"no engine of {sorted(catalog.ENGINES)} runs format {format!r}")
 
 
-def engine_for(entry: Artefact, payload: bytes) -> Engine:
+def engine_for(entry: ModelFile, payload: bytes) -> Engine:
     """The engine of the artefact's format with the artefact loaded, one thread."""
     engine: Engine = catalog.resolve("engines", engine_name(entry.format))(entry, payload, threads=1)
     return engine

@@ -120,7 +120,8 @@ def add_exits(bundle: Bundle, exits: Exits, payloads: Mapping[str, bytes]) -> by
     parsed = Manifest.parse(
         bundle.manifest.model_dump() | {"exits": exits.model_dump()}, source=f"bundle {bundle.manifest.name!r}"
     )
-    logits = {artefact.name: bundle.golden.logits[artefact.name] for artefact in parsed.artefacts}
+    kept = [file for file in bundle.manifest.model_files if not isinstance(file, StageArtefact)]
+    logits = {file.name: bundle.golden.logits[file.name] for file in kept}
     for chain in exits.chains:
         cascade = Cascade(
             chain,
@@ -131,7 +132,7 @@ def add_exits(bundle: Bundle, exits: Exits, payloads: Mapping[str, bytes]) -> by
         for stage, answers in zip(chain.stages, cascade.logits(bundle.golden.log_mel), strict=True):
             logits[stage.name] = answers
     golden = Golden(waveform=bundle.golden.waveform, log_mel=bundle.golden.log_mel, logits=logits)
-    files = {artefact.path: bundle.payload(artefact) for artefact in parsed.artefacts}
+    files = {file.path: bundle.payload(file) for file in kept}
     return bundle_bytes(parsed.model_copy(update={"golden": golden_entry(golden)}), {**files, **payloads}, golden)
 
 

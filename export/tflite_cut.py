@@ -46,11 +46,37 @@ def cut_tflite(payload: bytes) -> list[tuple[bytes, TensorInfo, tuple[TensorInfo
         input_name = f"hidden{number - 1}" if number else INPUT_NAME
         output_names = [f"hidden{number}", OUTPUT_NAME][-len(gives) :]
         stage = tflite_graph.compact(
-            _pack(_stage(model, borders[number], gives)), input_name=input_name, output_names=output_names
+            _pack(_stage(model, borders[number], gives)), input_names=[input_name], output_names=output_names
         )
         infos = [_info(graph.tensors[at], name) for at, name in zip(gives, output_names, strict=True)]
         stages.append((stage, _info(graph.tensors[borders[number]], input_name), tuple(infos)))
     return stages
+
+
+def in_signature_order(payload: bytes) -> bytes:
+    """A converted graph with its inputs and outputs in the order of the module that it was made from."""
+    model = schema.ModelT.InitFromPackedBuf(payload, 0)
+    (graph,) = model.subgraphs
+    (signature,) = model.signatureDefs
+    graph.inputs = [int(end.tensorIndex) for end in _numbered(signature.inputs)]
+    graph.outputs = [int(end.tensorIndex) for end in _numbered(signature.outputs)]
+    return _pack(model)
+
+
+def _numbered(ends: list[Any]) -> list[Any]:
+    """`args_0`, `args_1`, ... in the order of their numbers."""
+    return sorted(ends, key=lambda end: int(end.name.rpartition(b"_")[2]))
+
+
+def tensor_infos(payload: bytes) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Inputs and outputs of a file, by their names in it."""
+    model = schema.ModelT.InitFromPackedBuf(payload, 0)
+    (graph,) = model.subgraphs
+    inputs, outputs = (
+        tuple(_info(graph.tensors[at], graph.tensors[at].name.decode()) for at in ends)
+        for ends in (graph.inputs, graph.outputs)
+    )
+    return inputs, outputs
 
 
 def _cancel_transposes(model: Any) -> None:

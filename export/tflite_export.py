@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.bundle.manifest import Precision, StateInfo, TensorInfo
 from edgeaudio.compress.ptq import QuantisedStudent
 from edgeaudio.compress.qdq import float_weight_sizes
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import VerificationError
 from edgeaudio.runtime.engines.tensors import quantise
 
-from .artefact import ExportedArtefact
+from .artefact import INPUT_NAME, OUTPUT_NAME, ExportedArtefact, ExportedStateful, next_state
 from .operators import Model, float_model, naming_operators, quantised_model
+from .stateful_graph import StatefulGraph
 
 
 def export_tflite(model: Model, example: torch.Tensor, precision: Precision) -> ExportedArtefact:
@@ -51,6 +52,54 @@ def export_tflite(model: Model, example: torch.Tensor, precision: Precision) -> 
     if quantised is not None:
         _check_float_layers(payload, quantised, left_float)
     return ExportedArtefact("tflite", precision, payload, interpreted.input, interpreted.outputs, left_float)
+
+
+def export_stateful_tflite(
+    graph: StatefulGraph, precision: Precision, quantised: QuantisedStudent | None = None
+) -> ExportedStateful:
+    """The stateful form in TFLite: int8 files take and give int8 states, laid out as the kernels want them.
+
+    Args:
+        graph: of the student, or of `quantised.unfolded` without integer states.
+    Raises:
+        UnsupportedError: names the operator that TFLite lacks.
+        VerificationError: an int8 file computes in float where no layer was declared so.
+    """
+    given = [state.name for state in graph.states]
+    options: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack, quiet_libraries("litert_torch"), naming_operators("tflite"):
+        import litert_torch
+        from litert_torch.quantize.quant_config import QuantConfig
+
+        from . import tflite_cut, tflite_graph
+
+        if quantised is not None:
+            options["quant_config"] = QuantConfig(pt2e_quantizer=quantised.quantizer)
+            if quantised.keep_float:
+                stack.enter_context(_float_layers_stay_float())
+        converted: bytes = litert_torch.convert(graph.module, graph.example(), **options).model_content()
+    payload = tflite_graph.compact(
+        tflite_cut.in_signature_order(converted),
+        input_names=[INPUT_NAME, *given],
+        output_names=[*map(next_state, given), OUTPUT_NAME],
+    )
+    if quantised is not None:
+        _check_float_layers(payload, quantised, tflite_graph.float_activations(payload))
+    inputs, outputs = tflite_cut.tensor_infos(payload)
+    states = tuple(
+        StateInfo(**info.model_dump(), phases=state.phases)
+        for info, state in zip(inputs[1:], graph.states, strict=True)
+    )
+    return ExportedStateful(
+        format="tflite",
+        precision=precision,
+        payload=payload,
+        input=inputs[0],
+        outputs=outputs,
+        states=states,
+        logit_step=graph.logit_step,
+        macs_per_step=graph.macs_per_step,
+    )
 
 
 @contextlib.contextmanager

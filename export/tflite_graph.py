@@ -72,8 +72,10 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
         return self._tables[key]
 
 
-def compact(payload: bytes, *, input_name: str = INPUT_NAME, output_names: Sequence[str] = (OUTPUT_NAME,)) -> bytes:
-    """The same model in fewer bytes, its input and its first outputs named as given.
+def compact(
+    payload: bytes, *, input_names: Sequence[str] = (INPUT_NAME,), output_names: Sequence[str] = (OUTPUT_NAME,)
+) -> bytes:
+    """The same model in fewer bytes, its first inputs and outputs named as given.
 
     What goes, interpreters do not read: other names, signatures (they repeat the names), descriptions, metadata,
     quantisation without a scale, and the empty buffer of each activation (buffer 0 stands for "no data").
@@ -86,7 +88,10 @@ def compact(payload: bytes, *, input_name: str = INPUT_NAME, output_names: Seque
             tensor.name = None
             if tensor.quantization is not None and tensor.quantization.scale is None:
                 tensor.quantization = None
-        ends = [(subgraph.inputs[0], input_name), *zip(subgraph.outputs, output_names, strict=False)]
+        ends = [
+            *zip(subgraph.inputs, input_names, strict=False),
+            *zip(subgraph.outputs, output_names, strict=False),
+        ]
         for position, name in ends:
             subgraph.tensors[position].name = name
     _drop_empty_buffers(model)

@@ -21,3 +21,10 @@ INT8_TFLITE_GRAPH_BYTES = 10_300
 
 # The same sums in torch over tensors of other shapes: order of float32 additions only. Measured 2e-6.
 TORCH_SAME_SUMS = {"rtol": 1e-4, "atol": 1e-5}
+
+# A stream against windows, both float32: the same products, summed by kernels of other shapes. Measured 3e-7 of the
+# largest logit in torch; what streaming could get wrong (a step too early) is of the size of the logits.
+STATEFUL_FP32_RELATIVE = 1e-5
+# The same in int8: sums are whole numbers, so only the float rounding of kernels that look at other shapes can differ.
+# Measured 0.
+STATEFUL_INT8_MAX_STEPS = 1.001

@@ -3,7 +3,16 @@
 from edgeaudio.bundle.describe import describe
 from edgeaudio.bundle.golden import Golden
 from edgeaudio.bundle.keys import PrivateKey, PublicKey
-from edgeaudio.bundle.manifest import Artefact, ExitChain, Exits, Manifest, ModelFile, StageArtefact
+from edgeaudio.bundle.manifest import (
+    Artefact,
+    ExitChain,
+    Exits,
+    Manifest,
+    ModelFile,
+    StageArtefact,
+    Stateful,
+    StatefulArtefact,
+)
 from edgeaudio.bundle.reader import Bundle
 from edgeaudio.bundle.signing import sign_bundle
 from edgeaudio.bundle.trust import TrustStore
@@ -27,6 +36,8 @@ __all__ = [
     "PrivateKey",
     "PublicKey",
     "StageArtefact",
+    "Stateful",
+    "StatefulArtefact",
     "TrustStore",
     "bundle_bytes",
     "describe",

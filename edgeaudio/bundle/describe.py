@@ -6,6 +6,8 @@ from typing import Any
 
 from edgeaudio.bundle.manifest import Artefact, ExitChain, Exits
 from edgeaudio.bundle.reader import Bundle
+from edgeaudio.bundle.stateful import Stateful, StatefulArtefact
+from edgeaudio.spec import FrontendSpec
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -15,7 +17,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "name": manifest.name,
         "sha256": bundle.sha256,
         "size_bytes": bundle.size_bytes,
-        **manifest.model_dump(mode="json", exclude={"name", "artefacts", "exits", "golden", "window"}),
+        **manifest.model_dump(mode="json", exclude={"name", "artefacts", "exits", "stateful", "golden", "window"}),
     }
     described["window"] = {
         **manifest.window.model_dump(mode="json"),
@@ -25,13 +27,24 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     described["artefacts"] = [_describe_artefact(artefact) for artefact in manifest.artefacts]
     if manifest.exits is not None:
         described["exits"] = _describe_exits(manifest.exits)
+    if manifest.stateful is not None:
+        described["stateful"] = _describe_stateful(manifest.stateful, manifest.frontend)
     # Claimed, not verified: that takes a trust store.
     described["signature"] = None if bundle.signature is None else {"key_id": bundle.signature.key_id}
     described["golden"] = {**manifest.golden.model_dump(mode="json"), "n_windows": len(bundle.golden)}
     return described
 
 
-def _describe_artefact(artefact: Artefact) -> dict[str, Any]:
+def _describe_stateful(stateful: Stateful, frontend: FrontendSpec) -> dict[str, Any]:
+    described = stateful.model_dump(mode="json", exclude={"artefacts"})
+    described["hop_s"] = stateful.step_frames * frontend.hop_length / frontend.sample_rate
+    described["artefacts"] = [
+        _describe_artefact(artefact) | {"state_bytes": artefact.state_bytes} for artefact in stateful.artefacts
+    ]
+    return described
+
+
+def _describe_artefact(artefact: Artefact | StatefulArtefact) -> dict[str, Any]:
     described = {"name": artefact.name, **artefact.model_dump(mode="json")}
     if artefact.parity is not None:
         described["parity"]["passed"] = artefact.parity.passed

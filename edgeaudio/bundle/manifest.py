@@ -7,78 +7,35 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from edgeaudio.bundle.model_file import ArtefactFormat, FileEntry, Metric, ModelFile, Parity, Precision, TensorInfo
+from edgeaudio.bundle.stateful import Stateful, StatefulArtefact, StateInfo
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
 from edgeaudio.spec.exits import MAX_EXITS, ExitThreshold
 
+__all__ = [
+    "SCHEMA_VERSION",
+    "Artefact",
+    "ArtefactFormat",
+    "Cost",
+    "ExitChain",
+    "Exits",
+    "FileEntry",
+    "Lineage",
+    "Manifest",
+    "Metric",
+    "ModelFile",
+    "Parity",
+    "Precision",
+    "Source",
+    "StageArtefact",
+    "StateInfo",
+    "Stateful",
+    "StatefulArtefact",
+    "TensorInfo",
+]
+
 SCHEMA_VERSION: Literal[1] = 1
-
-ArtefactFormat = Literal["onnx", "tflite"]
-Precision = Literal["fp32", "int8"]
-
-
-class TensorInfo(Spec):
-    """One input or output of an artefact; `scale` and `zero_point` where it is quantised."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: Literal["float32", "int8", "uint8"] = "float32"
-    scale: float | None = None
-    zero_point: int | None = None
-
-
-class FileEntry(Spec):
-    """A file inside the bundle."""
-
-    path: str = Field(pattern=r"^[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)?$", max_length=128)
-    size_bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Parity(Spec):
-    """How far an artefact, run by the runtime, is from its reference on the same windows.
-
-    `tolerance` bounds `max_abs_logit_diff` (float artefacts); `min_argmax_agreement` bounds
-    `argmax_agreement` (share of windows with the same top class).
-    """
-
-    reference: str
-    n_windows: int = Field(ge=1)
-    max_abs_logit_diff: float = Field(ge=0)
-    tolerance: float | None = None
-    argmax_agreement: float = Field(ge=0, le=1)
-    min_argmax_agreement: float = Field(ge=0, le=1)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every stated bound holds."""
-        within = self.tolerance is None or self.max_abs_logit_diff <= self.tolerance
-        return within and self.argmax_agreement >= self.min_argmax_agreement
-
-
-class Metric(Spec):
-    """One figure of one artefact on one dataset split."""
-
-    name: str
-    value: float
-    n_clips: int = Field(ge=1)
-    n_correct: int | None = None
-    split: str
-    seed: int
-
-
-class ModelFile(FileEntry):
-    """What an engine needs to know about a model file; the last output is logits."""
-
-    format: ArtefactFormat
-    precision: Precision
-    input: TensorInfo
-    outputs: tuple[TensorInfo, ...] = Field(min_length=1)
-
-    @property
-    def name(self) -> str:
-        """`onnx-int8` and the like; unique inside a bundle."""
-        return f"{self.format}-{self.precision}"
 
 
 class Artefact(ModelFile):
@@ -233,20 +190,23 @@ class Manifest(Spec):
     decision: DecisionSpec = DecisionSpec()
     artefacts: tuple[Artefact, ...]
     exits: Exits | None = None
+    stateful: Stateful | None = None
     golden: FileEntry
     cost: Cost
     lineage: Lineage
 
     @model_serializer(mode="wrap")
-    def _without_absent_exits(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # So that bundles without exits are byte for byte, and readable, as before there were exits.
+    def _without_absent_forms(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles without them are byte for byte, and readable, as before there were any.
         fields: dict[str, Any] = serialise(self)
-        return fields if self.exits is not None else {key: value for key, value in fields.items() if key != "exits"}
+        absent = {name for name in ("exits", "stateful") if getattr(self, name) is None}
+        return {name: value for name, value in fields.items() if name not in absent}
 
     @property
     def model_files(self) -> tuple[ModelFile, ...]:
-        """All artefacts, then all stages: the order of the file."""
-        return (*self.artefacts, *(self.exits.stages if self.exits else ()))
+        """All artefacts, then all stages, then all stateful artefacts: the order of the file."""
+        stages = self.exits.stages if self.exits else ()
+        return (*self.artefacts, *stages, *(self.stateful.artefacts if self.stateful else ()))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -258,14 +218,16 @@ class Manifest(Spec):
             raise ValueError(f"artefacts: names and paths must be unique, given {names} at {paths}")
         expected_input = (1, self.window.frames, self.frontend.n_mels)
         for file in self.model_files:
-            first = not isinstance(file, StageArtefact) or file.stage == 0
-            if first and file.input.shape != expected_input:
+            takes_window = file.stage == 0 if isinstance(file, StageArtefact) else isinstance(file, Artefact)
+            if takes_window and file.input.shape != expected_input:
                 raise ValueError(f"{file.name}: input shape {file.input.shape}, the window is {expected_input}")
             if file.outputs[-1].shape != (1, len(self.task.labels)):
                 raise ValueError(f"{file.name}: output shape {file.outputs[-1].shape} does not fit the labels")
         alone = [chain.name for chain in (self.exits.chains if self.exits else ()) if chain.name not in names]
         if alone:
             raise ValueError(f"exits.chains: {alone} have no whole artefact beside them; it has {names}")
+        if self.stateful is not None:
+            self.stateful.check_fits(self.window, self.frontend.n_mels, names)
         return self
 
     def artefact(self, format: str, precision: str) -> Artefact:
@@ -292,3 +254,18 @@ class Manifest(Spec):
                 return chain
         has = ", ".join(chain.name for chain in chains) or "none at all; give its recipe exits and build it again"
         raise ConfigError(f"bundle {self.name!r} has no early exits as {format}-{precision}; it has: {has}")
+
+    def stateful_artefact(self, format: str, precision: str) -> StatefulArtefact:
+        """The stateful artefact of that format and precision.
+
+        Raises:
+            ConfigError: the bundle has none; the message lists those it has.
+        """
+        artefacts = self.stateful.artefacts if self.stateful else ()
+        for artefact in artefacts:
+            if (artefact.format, artefact.precision) == (format, precision):
+                return artefact
+        has = (
+            ", ".join(artefact.name for artefact in artefacts) or "none; give its recipe `stateful` and build it again"
+        )
+        raise ConfigError(f"bundle {self.name!r} has no stateful {format}-{precision} artefact; it has: {has}")

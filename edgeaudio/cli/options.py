@@ -27,6 +27,9 @@ Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of the engine
 Exits = Annotated[
     bool, typer.Option("--exits", help="Let each window stop at the first early exit that is sure enough.")
 ]
+Stateful = Annotated[
+    bool, typer.Option("--stateful", help="Compute only what each hop adds: the same answers for far less work.")
+]
 
 
 def examples(*lines: str) -> str:

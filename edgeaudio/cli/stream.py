@@ -24,7 +24,7 @@ from edgeaudio.cli.inputs import (
     SampleRate,
     source_of,
 )  # fmt: skip
-from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Threads, examples
+from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Stateful, Threads, examples
 from edgeaudio.cli.outputs import OutputOptions, open_outputs, takes_outputs
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
@@ -57,6 +57,7 @@ def stream(
     threads: Threads = 1,
     exits: Exits = False,
     frontend: Frontend = "auto",
+    stateful: Stateful = False,
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
     sample_rate: SampleRate = None,
@@ -96,6 +97,7 @@ def stream(
         threads=threads,
         exits=exits,
         frontend=cast("FrontendChoice", frontend),
+        stateful=stateful,
         require_signature=required_trust(require_signature, trust),
     )
     given = InputOptions(sample_rate, sample_format, channels, channel, chunk_samples, pace, inject, journal)

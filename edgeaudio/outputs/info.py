@@ -45,7 +45,7 @@ class StreamInfo:
             labels=classifier.labels.names,
             frontend=manifest.frontend,
             window_s=manifest.window.duration_s(manifest.frontend),
-            hop_s=manifest.window.hop_s(manifest.frontend),
+            hop_s=classifier.hop_samples / classifier.sample_rate,
             thresholds_on=(decision.threshold_on,) * n_labels,
             thresholds_off=(decision.threshold_off,) * n_labels,
             smoothing_windows=decision.smoothing_windows,

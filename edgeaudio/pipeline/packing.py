@@ -11,6 +11,7 @@ from edgeaudio_export.artefact import ExportedArtefact
 from edgeaudio_export.export import export_student
 from edgeaudio_export.parity import engine_for
 from edgeaudio_export.staged import ExportedChain, add_exits, export_stages
+from edgeaudio_export.stateful import add_stateful
 from torch import nn
 
 import edgeaudio
@@ -35,6 +36,7 @@ from edgeaudio.pipeline.fitting import training_streams, with_fitted_decision
 from edgeaudio.pipeline.labelling import read_store, split_held_out
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.quantising import quantise
+from edgeaudio.pipeline.stepping import exported_steps, read_steps, wanted_step, write_steps
 from edgeaudio.pipeline.teaching import FoldTeacher
 from edgeaudio.pipeline.training import FoldStores, TrainedStudent
 from edgeaudio.pipeline.workdir import StageResult
@@ -50,7 +52,7 @@ CLEAR_SHARE = 0.75
 def quantise_stage(
     context: Context, prepared: Prepared, teacher: FoldTeacher, stores: FoldStores, trained: TrainedStudent
 ) -> StageResult:
-    """int8 artefacts of the student as `pipeline.quantising` makes it, its rivals' too, and its stages' with exits."""
+    """int8 artefacts of the student as `pipeline.quantising` makes it, its rivals' too, its stages' and its steps'."""
     recipe = context.recipe
     spec = recipe.quantize
     inputs: dict[str, Any] = {
@@ -60,6 +62,9 @@ def quantise_stage(
         "weights_treated": WEIGHT_TREATMENT,
         "formats": recipe.formats,
     }
+    step_frames = wanted_step(context, trained.arm)
+    if step_frames is not None:
+        inputs["step_frames"] = step_frames
     if spec.method == "qat":
         inputs |= {
             "train": arm_plan(recipe, trained.arm).train.changed(),
@@ -74,6 +79,9 @@ def quantise_stage(
         if made.staged is not None:
             assert isinstance(trained.network, EarlyExitStudent)
             result["stages"] = _write_chains(folder, _exported_stages(context, trained.network, made.staged, "int8"))
+        if step_frames is not None:
+            steps = exported_steps(context, trained.network, made.student, "int8", step_frames)
+            result["stateful"] = write_steps(folder, steps)
         rivals = {}
         for name, rival in made.rivals.items():
             (artefact,) = _exported(context, trained.network, rival, "int8", recipe.formats[:1])
@@ -93,9 +101,10 @@ def export_stage(
     stores: FoldStores,
     quantised: StageResult,
 ) -> StageResult:
-    """fp32 artefacts, then everything in `bundle.eab` (not verified yet), with exits calibrated for each chain."""
+    """fp32 artefacts, then everything in `bundle.eab` (not verified yet): exits calibrated, the stateful form last."""
     recipe = context.recipe
     lineage = _lineage(context, prepared, trained, teacher)
+    step_frames = wanted_step(context, trained.arm)
     inputs = {
         "weights": trained.weights_sha256,
         "int8": quantised.outputs_digest,
@@ -140,6 +149,10 @@ def export_stage(
             chains += _read_chains(quantised)
             held_out = _clear_windows(context, prepared, stores)
             atomic_write(bundle, _with_exits(context, prepared, trained.network, bundle, chains, held_out))
+        if step_frames is not None:
+            steps = exported_steps(context, trained.network, None, "fp32", step_frames) + read_steps(quantised)
+            steps.sort(key=lambda item: (item.format, item.precision))
+            atomic_write(bundle, add_stateful(Bundle.read(bundle), steps))
         return {"bundle": "bundle.eab"}
 
     return context.work.run_stage(f"export-fold{trained.fold}-{trained.arm}", inputs, export)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from edgeaudio.compress.prune_spec import PruneSpec
 from edgeaudio.compress.quantize_spec import QuantizeSpec
@@ -13,7 +13,7 @@ from edgeaudio.distill.losses import LossWeights
 from edgeaudio.distill.module import TrainSpec
 from edgeaudio.pipeline.sweep_spec import SweepSpec
 from edgeaudio.spec import DecisionSpec, ExitSpec, FrontendSpec, Spec, WindowSpec, digest_json
-from edgeaudio.students.spec import DSCNNSpec, StudentSpec
+from edgeaudio.students.spec import DSCNNSpec, StudentSpec, TransformerSpec
 from edgeaudio.teachers.finetune_spec import FinetuneSpec
 
 Format = Literal["onnx", "tflite"]
@@ -114,6 +114,19 @@ class ExitRecipe(ExitSpec):
         return ExitSpec.model_validate(self.model_dump(include=set(ExitSpec.model_fields)))
 
 
+class StatefulSpec(Spec):
+    """The stateful form for streams: each step takes new frames alone."""
+
+    step_frames: int | None = Field(
+        None, ge=1, description="new frames of a step; none is window.hop_frames, which it must divide"
+    )
+
+
+def _switch(value: Any) -> Any:
+    """`stateful: true` as the section without fields, `false` as none."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class VerifySpec(Spec):
     """Gates that the exported artefacts must pass."""
 
@@ -147,6 +160,10 @@ class Recipe(Spec):
     exits: ExitRecipe | None = Field(None, description="let a device stop early on easy windows")
     quantize: QuantizeSpec = QuantizeSpec()
     formats: tuple[Format, ...] = Field(("onnx", "tflite"), min_length=1)
+    # Not by default: it doubles files and export time, transformers have none, and tables of clips do not need it.
+    stateful: Annotated[StatefulSpec | None, BeforeValidator(_switch)] = Field(
+        None, description="also export the student as steps for 'stream --stateful' (dscnn, mn): true, or its fields"
+    )
     verify: VerifySpec = VerifySpec()
     decision: DecisionSpec = DecisionSpec()
     fit_decision: bool = Field(
@@ -168,6 +185,7 @@ class Recipe(Spec):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names one twice: {list(values)}")
         self._check_frontend()
+        self._check_stateful()
         self._check_windows()
         self._check_losses()
         needs = {"pretrain": self.pretrain is not None, "train.unlabelled_share": self.train.unlabelled_share > 0}
@@ -190,6 +208,11 @@ class Recipe(Spec):
         return self
 
     @property
+    def step_frames(self) -> int | None:
+        """Frames of one step of the stateful form; None without it."""
+        return None if self.stateful is None else self.stateful.step_frames or self.window.hop_frames
+
+    @property
     def windows_seed(self) -> int:
         """The seed of windows and of the choice of labels."""
         return self.seed if self.windows.seed is None else self.windows.seed
@@ -198,6 +221,20 @@ class Recipe(Spec):
     def uses_unlabelled(self) -> bool:
         """Whether the distilled student learns from unlabelled sounds."""
         return self.pretrain is not None or self.train.unlabelled_share > 0
+
+    def _check_stateful(self) -> None:
+        if self.step_frames is None:
+            return
+        if isinstance(self.student, TransformerSpec):
+            raise ValueError(
+                "stateful: a transformer looks at its whole window at once and cannot be streamed; "
+                "use student.family dscnn or mn, or leave stateful out"
+            )
+        if self.window.hop_frames % self.step_frames or self.step_frames > self.window.frames:
+            raise ValueError(
+                f"stateful.step_frames is {self.step_frames}; it must divide window.hop_frames "
+                f"({self.window.hop_frames}) and fit into window.frames ({self.window.frames})"
+            )
 
     def _check_frontend(self) -> None:
         if self.frontend.centre or self.frontend.preemphasis:

@@ -16,6 +16,7 @@ from edgeaudio.pipeline.labelling import read_store
 from edgeaudio.pipeline.packing import export_stage, quantise_stage
 from edgeaudio.pipeline.prepare import Context, Prepared, Progress, prepare
 from edgeaudio.pipeline.recipe import Recipe
+from edgeaudio.pipeline.stepping import check_steps
 from edgeaudio.pipeline.summary import ArmResult, FoldResult, RunSummary, SkippedClip, arm_result, paired_test
 from edgeaudio.pipeline.teaching import (
     FoldTeacher,
@@ -117,6 +118,7 @@ def _run(context: Context, plan: _Plan) -> RunSummary:
     n_classes = len(prepared.dataset.task.labels)
     # Fail on an impossible student before hours of labelling.
     cost = student_cost(build_student(context, n_classes), recipe.frontend, recipe.window)  # type: ignore[arg-type]
+    check_steps(recipe, cost.time_stride_frames)
     folds = []
     if plan.reaches("label"):
         for fold in recipe.data.test_folds:

@@ -21,6 +21,7 @@ from edgeaudio.data.windows import Float32
 from edgeaudio.errors import ParityError
 from edgeaudio.pipeline.prepare import Context, Prepared
 from edgeaudio.pipeline.recipe import VerifySpec
+from edgeaudio.pipeline.stepping import proven
 from edgeaudio.pipeline.training import ChainLink, TrainedStudent
 from edgeaudio.pipeline.workdir import StageResult
 from edgeaudio.runtime.classifier import Classifier
@@ -78,7 +79,8 @@ def verify_stage(
         split = f"{prepared.dataset.name} test fold {trained.fold}"
         checked, predictions = _measure(context, bundle, trained.network, test, clips, split)
         exits, exit_results = _measure_exits(context, bundle, test, clips, split)
-        updated = manifest.model_copy(update={"artefacts": tuple(checked), "exits": exits})
+        stateful = proven(context, bundle, test.waveforms)
+        updated = manifest.model_copy(update={"artefacts": tuple(checked), "exits": exits, "stateful": stateful})
         atomic_write(folder / "bundle.eab", with_manifest(bundle, Manifest.model_validate(updated.model_dump())))
         _require(checked, predictions, clips, recipe.verify)
         return {

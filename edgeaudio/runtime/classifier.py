@@ -19,7 +19,8 @@ from edgeaudio.frontend.choice import FrontendChoice, FrontendTaken, choose_fron
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.confidence import to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32
-from edgeaudio.runtime.windows import WindowStream
+from edgeaudio.runtime.stateful import StatefulRunner, SteppedWindow, StepStream
+from edgeaudio.runtime.windows import Window, WindowStream
 from edgeaudio.spec import DecisionSpec, LabelSet
 
 # Long chunks are scored piece by piece, so that the log-mel windows of a whole day are never held at once.
@@ -77,6 +78,7 @@ class Classifier:
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
         frontend: FrontendChoice = "auto",
+        stateful: bool = False,
     ) -> None:
         """Build the engine; never another one than asked for.
 
@@ -85,9 +87,11 @@ class Classifier:
             exits: run the bundle's stages one by one and stop where one is sure, instead of the whole artefact.
             thresholds: of the exits, instead of the bundle's own (see `Cascade`).
             frontend: what computes log-mel: "numpy", "native", or "auto", which is native where it is built.
+            stateful: run the bundle's stateful artefact, which computes only what each hop adds. Windows move by its
+                own `step_frames`.
         Raises:
-            ConfigError: unknown engine, the bundle has no artefact (or no stages) for it in that precision, or
-                thresholds without exits.
+            ConfigError: unknown engine, the bundle has no artefact (no stages, no stateful form) for it in that
+                precision, thresholds without exits, or exits of a stateful form.
             UnsupportedError: the engine's library is not installed, or the native front-end is not built; the message
                 says what to do.
             BundleError: the artefact is not what the manifest says.
@@ -101,19 +105,24 @@ class Classifier:
             "exits": exits,
             "thresholds": thresholds,
             "frontend": frontend,
+            "stateful": stateful,
         }
         self.artefact = bundle.manifest.artefact(engine_class.format, precision)
         if thresholds is not None and not exits:
             raise ConfigError("exit thresholds were given without exits; ask for exits=True")
+        if stateful and exits:
+            raise ConfigError("early exits and the stateful form cannot be combined; ask for one of them")
         self._kind = bundle.manifest.task.kind
         self._frontend = choose_frontend(bundle.manifest.frontend, frontend)
+        self._stateful = bundle.manifest.stateful if stateful else None
         self._runner: Engine | Cascade
         if exits:
             self._runner = Cascade.of_bundle(
                 bundle, engine=engine, precision=precision, threads=threads, thresholds=thresholds
             )
         else:
-            self._runner = cast(Engine, engine_class(self.artefact, bundle.payload(self.artefact), threads=threads))
+            file = bundle.manifest.stateful_artefact(self.artefact.format, precision) if stateful else self.artefact
+            self._runner = cast(Engine, engine_class(file, bundle.payload(file), threads=threads))
 
     @classmethod
     def load(
@@ -126,6 +135,7 @@ class Classifier:
         exits: bool = False,
         thresholds: Sequence[float | None] | None = None,
         frontend: FrontendChoice = "auto",
+        stateful: bool = False,
         require_signature: TrustStore | None = None,
     ) -> Self:
         """Read and verify the bundle at `path`; errors are those of `Bundle.read` and of the constructor.
@@ -142,6 +152,7 @@ class Classifier:
             exits=exits,
             thresholds=thresholds,
             frontend=frontend,
+            stateful=stateful,
         )
 
     def again(self) -> Self:
@@ -174,8 +185,29 @@ class Classifier:
 
     @property
     def decision(self) -> DecisionSpec:
-        """How a stream of this artefact's probabilities becomes events: its own thresholds, or the bundle's."""
-        return self.artefact.decision or self.bundle.manifest.decision
+        """How a stream of this artefact's probabilities becomes events: its own thresholds, or the bundle's.
+
+        Where windows of a stateful form come more often, the moving mean is over as many more of them: over as long.
+        """
+        spec = self.artefact.decision or self.bundle.manifest.decision
+        more_often = self.bundle.manifest.window.hop_frames // self.hop_frames
+        changed = spec.model_dump() | {"smoothing_windows": spec.smoothing_windows * more_often}
+        return DecisionSpec.parse(changed, source=f"decision of {self.artefact.name} at {more_often} times the hops")
+
+    @property
+    def hop_frames(self) -> int:
+        """Frames between the starts of two windows."""
+        return self._stateful.step_frames if self._stateful else self.bundle.manifest.window.hop_frames
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between the starts of two windows."""
+        return self.hop_frames * self.bundle.manifest.frontend.hop_length
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it runs the stateful form, which hears streams and clips, but no single windows."""
+        return self._stateful is not None
 
     @property
     def n_exits(self) -> int:
@@ -183,11 +215,36 @@ class Classifier:
         return self._runner.n_exits if isinstance(self._runner, Cascade) else 0
 
     def score(self, log_mel: Float32) -> tuple[Float32, int | None]:
-        """As `window_probs`, and the exit that answered; None without exits."""
+        """As `window_probs`, and the exit that answered; None without exits.
+
+        Raises:
+            ConfigError: a stateful form, which takes steps of a stream.
+        """
+        if self._stateful is not None:
+            raise ConfigError("a stateful classifier takes steps of a stream, not windows; load it without stateful")
         if isinstance(self._runner, Cascade):
             answer = self._runner.run(log_mel)
             return answer.probs, answer.exit
         return to_probs(self._runner.run(log_mel), self._kind), None
+
+    def open_windows(self, *, start_sample: int = 0) -> WindowStream | StepStream:
+        """What makes windows of chunks for `scored`; each has its own states. `start_sample`: its first position."""
+        manifest = self.bundle.manifest
+        if self._stateful is None:
+            return WindowStream(
+                manifest.frontend, manifest.window, start_sample=start_sample, computed_by=self.frontend.name
+            )
+        artefact = manifest.stateful_artefact(self.artefact.format, self.artefact.precision)
+        runner = StatefulRunner(cast(Engine, self._runner), artefact)
+        return StepStream(
+            runner, manifest.frontend, self._stateful, start_sample=start_sample, computed_by=self.frontend.name
+        )
+
+    def scored(self, window: Window | SteppedWindow) -> ScoredWindow:
+        """A window of `open_windows` with its probabilities."""
+        if isinstance(window, SteppedWindow):
+            return ScoredWindow(window.position_samples, to_probs(window.logits, self._kind))
+        return ScoredWindow(window.position_samples, *self.score(window.log_mel))
 
     def __call__(self, waveform: NDArray[Any], sample_rate: int) -> ClipResult:
         """Classify a clip.
@@ -227,12 +284,10 @@ class ProbsStream:
     def __init__(self, classifier: Classifier, *, start_sample: int = 0) -> None:
         manifest = classifier.bundle.manifest
         self._classifier = classifier
-        self._windows = WindowStream(
-            manifest.frontend, manifest.window, start_sample=start_sample, computed_by=classifier.frontend.name
-        )
+        self._windows = classifier.open_windows(start_sample=start_sample)
         self.window_samples = manifest.window.n_samples(manifest.frontend)
-        self._hop_frames = manifest.window.hop_frames
-        self.reset(start_sample=start_sample)
+        self._hop_frames = classifier.hop_frames
+        self._fed_samples, self._scored_any = 0, False
 
     def reset(self, *, start_sample: int = 0) -> None:
         """Forget all audio: the next sample is `start_sample`."""
@@ -252,7 +307,7 @@ class ProbsStream:
             for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES]):
                 new_frames = window.log_mel[-self._hop_frames :] if self._scored_any else window.log_mel
                 self._scored_any = True
-                yield ScoredWindow(window.position_samples, *self._classifier.score(window.log_mel)), new_frames
+                yield self._classifier.scored(window), new_frames
 
     def flush(self) -> list[ScoredWindow]:
         """The last samples: a partial window is scored, padded with zeros, only when no window was."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from edgeaudio.bundle import Bundle, ExitChain, ModelFile
+from edgeaudio.bundle import Bundle, ExitChain, ModelFile, StatefulArtefact
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ParityError, UnsupportedError, VerificationError
 from edgeaudio.frontend.choice import FrontendName, choose_frontend, make_frontend
 from edgeaudio.frontend.reference import PARITY_GATE_LN, parity_gap_ln
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.engines.base import Engine, Float32
+from edgeaudio.runtime.stateful import StatefulRunner, stream_logits
+from edgeaudio.runtime.stream_check import both_ways, proof_stream, stream_tolerance
 
 # Bound on |logit - golden logit|. float32: other CPUs order their sums differently.
 LOGIT_TOLERANCE_FP32 = 1e-3
@@ -91,6 +93,8 @@ def check_bundle(
 ) -> CheckReport:
     """Replay the golden vectors through the front-ends and each artefact and chain on each engine of its format.
 
+    Stateful artefacts are also streamed beside the windowed form of theirs, which they must equal.
+
     Args:
         engines: names of `edgeaudio list engines`; None is all of them.
         frontends: None is all that can run here; native is a choice, so that where it is not built nothing is missing.
@@ -115,6 +119,12 @@ def check_bundle(
             items += _check_chain(bundle, chain, name)
         if not fitting:
             items.append(_no_engine(f"stages of {chain.name}", format, names))
+    for stepped in bundle.manifest.stateful.artefacts if bundle.manifest.stateful else ():
+        able = {name: engine for name, engine in classes.items() if engine.format == stepped.format}
+        for name, engine in able.items():
+            items += _check_stateful(bundle, stepped, name, engine)
+        if not able:
+            items.append(_no_engine(stepped.name, stepped.format, names))
     return CheckReport(bundle.manifest.name, bundle.sha256, tuple(items))
 
 
@@ -157,11 +167,33 @@ def _check_chain(bundle: Bundle, chain: ExitChain, name: str) -> list[CheckItem]
     return [_compare(stage, name, logits[stage.stage], golden[stage.name]) for stage in chain.stages]
 
 
-def _compare(artefact: ModelFile, name: str, logits: Float32, golden: Float32) -> CheckItem:
-    gate = logit_tolerance(artefact, golden)
+def _check_stateful(bundle: Bundle, artefact: StatefulArtefact, name: str, engine_class: Any) -> list[CheckItem]:
+    """Two items: the golden windows from a fresh start, and a stream against the windows in it."""
+    stateful = bundle.manifest.stateful
+    assert stateful is not None
+    try:
+        engine: Engine = engine_class(artefact, bundle.payload(artefact), threads=1)
+        runner = StatefulRunner(engine, artefact)
+        logits = np.concatenate([stream_logits(runner, stateful, log_mel) for log_mel in bundle.golden.log_mel])
+        streamed, windowed = both_ways(bundle, artefact, engine_class, proof_stream(bundle))
+    except UnsupportedError as error:
+        return [CheckItem(artefact.name, name, "not run", reason=str(error))]
+    except VerificationError as error:
+        return [CheckItem(artefact.name, name, "failed", reason=str(error))]
+    proof = _compare(artefact, name, streamed, windowed, gate=stream_tolerance(artefact, windowed))
+    return [
+        _compare(artefact, name, logits, bundle.golden.logits[artefact.name]),
+        replace(proof, subject=f"{artefact.name}, streamed against windows,"),
+    ]
+
+
+def _compare(
+    artefact: ModelFile, name: str, logits: Float32, golden: Float32, *, gate: float | None = None
+) -> CheckItem:
+    gate = logit_tolerance(artefact, golden) if gate is None else gate
     figure = float(np.abs(logits - golden).max())
     same_top = logits.argmax(axis=1) == golden.argmax(axis=1)
-    # Where the golden vectors themselves nearly tie, another top class within the gate is no fault.
+    # Where the wanted logits themselves nearly tie, another top class within the gate is no fault.
     clear = _top_margin(golden) > gate
     passed = figure <= gate and bool(same_top[clear].all())
     return CheckItem(
@@ -172,7 +204,7 @@ def _compare(artefact: ModelFile, name: str, logits: Float32, golden: Float32) -
         figure=figure,
         gate=gate,
         argmax_agreement=float(same_top.mean()),
-        reason="" if passed or figure > gate else "another top class than in the golden vectors",
+        reason="" if passed or figure > gate else "another top class than it should be",
     )
 
 

@@ -77,12 +77,11 @@ class StreamClassifier:
         Raises:
             SampleRateError: a rate outside the limits.
         """
-        manifest = classifier.bundle.manifest
         self._rules = DecisionRules(
             spec=decision or classifier.decision,
             labels=classifier.labels.names,
             sample_rate=classifier.sample_rate,
-            hop_samples=manifest.window.hop_samples(manifest.frontend),
+            hop_samples=classifier.hop_samples,
         )
         self._resampler = StreamResampler(sample_rate or classifier.sample_rate, classifier.sample_rate)
         self._probs = ProbsStream(classifier)

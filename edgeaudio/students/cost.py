@@ -12,13 +12,13 @@ from edgeaudio.spec import FrontendSpec, WindowSpec
 from edgeaudio.students.base import Student
 
 
-def count_macs(model: nn.Module, log_mel: torch.Tensor) -> int:
-    """Multiply-accumulates of convolutions, linear layers and matrix products for one forward pass of `log_mel`."""
+def count_macs(model: nn.Module, *inputs: torch.Tensor) -> int:
+    """Multiply-accumulates of convolutions, linear layers and matrix products for one forward pass of `inputs`."""
     was_training = model.training
     try:
         model.eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(log_mel)
+            model(*inputs)
     finally:
         model.train(was_training)
     # It counts a product and its addition as two.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,15 @@ class Engine(Protocol):
         Args:
             values: for stage 0 a log-mel as for `run`, else what the stage before gave, untouched: a quantised
                 hidden tensor stays quantised.
+        """
+        ...
+
+    def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
+        """One step of a stateful artefact: (states of the next step, logits `(classes,)` float32).
+
+        Args:
+            log_mel: the new frames `(step_frames, n_mels)` float32. states: what the last step gave, untouched, or
+                `initial_states`.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,9 @@ class LiteRTEngine:
         self._threads = threads
         self._package, library = _library(artefact)
         self._interpreter = _interpreter(library, artefact, payload, threads)
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        _check_all("input", inputs, (artefact.input,), artefact)
-        _check_all("output", outputs, artefact.outputs, artefact)
-        self._input, self._output = inputs[0], outputs[-1]
-        self._hidden = outputs[0] if len(outputs) > 1 else None
+        self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        _check_all("input", self._inputs, artefact.inputs, artefact)
+        _check_all("output", self._outputs, artefact.outputs, artefact)
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
@@ -62,19 +61,30 @@ class LiteRTEngine:
 
     def _window(self, log_mel: Float32) -> Hidden:
         window = check_log_mel(log_mel, self._artefact)
-        return quantise(window, *self._input["quantization"]) if self._input["dtype"] == np.int8 else window
+        given = self._inputs[0]
+        return quantise(window, *given["quantization"]) if given["dtype"] == np.int8 else window
+
+    def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
+        """See `Engine.run_step`."""
+        return self._run(self._window(log_mel), *states)
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
-        self._interpreter.set_tensor(self._input["index"], given)
+        hidden, logits = self._run(given)
+        return (hidden[0] if hidden else None), logits
+
+    def _run(self, *given: Hidden) -> tuple[list[Hidden], Float32]:
+        interpreter = self._interpreter
+        for details, values in zip(self._inputs, given, strict=True):
+            interpreter.set_tensor(details["index"], values)
         try:
-            self._interpreter.invoke()
+            interpreter.invoke()
         except RuntimeError as error:
             raise VerificationError(f"{self._artefact.path}: LiteRT failed to run it: {error!s:.300}") from error
         # get_tensor gives a copy, not a view of the arena.
-        hidden = None if self._hidden is None else self._interpreter.get_tensor(self._hidden["index"])
-        logits = self._interpreter.get_tensor(self._output["index"])
-        if self._output["dtype"] == np.int8:
-            logits = dequantise(logits, *self._output["quantization"])
+        *hidden, logits = (interpreter.get_tensor(details["index"]) for details in self._outputs)
+        output = self._outputs[-1]
+        if output["dtype"] == np.int8:
+            logits = dequantise(logits, *output["quantization"])
         return hidden, check_logits(logits, self._artefact)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgeaudio.bundle.manifest import ModelFile, TensorInfo
@@ -46,6 +47,7 @@ class OnnxEngine:
             raise UnsupportedError(f"onnxruntime runs on {self._session.get_providers()}, wanted {PROVIDER} alone")
         self._check_tensors()
         self._output = artefact.outputs[-1]
+        self._input_names = [info.name for info in artefact.inputs]
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
@@ -61,14 +63,22 @@ class OnnxEngine:
         info = self._artefact.input
         return quantise(window, *_scale(info, self._artefact)) if info.dtype == "int8" else window
 
+    def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
+        """See `Engine.run_step`."""
+        return self._run(self._window(log_mel), *states)
+
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
+        hidden, logits = self._run(given)
+        return (hidden[0] if hidden else None), logits
+
+    def _run(self, *given: Hidden) -> tuple[list[Hidden], Float32]:
         try:
-            *hidden, logits = self._session.run(None, {self._artefact.input.name: given})
+            *hidden, logits = self._session.run(None, dict(zip(self._input_names, given, strict=True)))
         except Exception as error:  # onnxruntime's errors share no base but Exception.
             raise VerificationError(f"{self._artefact.path}: onnxruntime failed to run it: {error!s:.300}") from error
         if self._output.dtype == "int8":
             logits = dequantise(logits, *_scale(self._output, self._artefact))
-        return (hidden[0] if hidden else None), check_logits(logits, self._artefact)
+        return hidden, check_logits(logits, self._artefact)
 
     @property
     def info(self) -> dict[str, str]:
@@ -85,7 +95,7 @@ class OnnxEngine:
 
     def _check_tensors(self) -> None:
         artefact = self._artefact
-        _check_all("input", self._session.get_inputs(), (artefact.input,), artefact)
+        _check_all("input", self._session.get_inputs(), artefact.inputs, artefact)
         _check_all("output", self._session.get_outputs(), artefact.outputs, artefact)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.bundle.manifest import ModelFile, StageArtefact, TensorInfo
+from edgeaudio.bundle.manifest import ModelFile, StageArtefact, StatefulArtefact, TensorInfo
 from edgeaudio.errors import BundleError, ShapeError, VerificationError
 from edgeaudio.runtime.engines.base import Float32, Hidden
 
@@ -23,6 +23,11 @@ def check_log_mel(log_mel: Float32, artefact: ModelFile) -> Float32:
 def takes_hidden(artefact: ModelFile) -> bool:
     """Whether its input is what another stage left, not a log-mel."""
     return isinstance(artefact, StageArtefact) and artefact.stage > 0
+
+
+def initial_states(artefact: StatefulArtefact) -> list[Hidden]:
+    """States that stand for zeros, in the artefact's own dtypes."""
+    return [np.full(state.shape, state.zero_point or 0, state.dtype) for state in artefact.states]
 
 
 def check_hidden(hidden: Hidden, artefact: ModelFile) -> Hidden:

@@ -1,0 +1,81 @@
+"""What every model file in a bundle says about itself: where it lies, what it takes and gives, how it was checked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgeaudio.spec import Spec
+
+ArtefactFormat = Literal["onnx", "tflite"]
+Precision = Literal["fp32", "int8"]
+
+
+class TensorInfo(Spec):
+    """One input or output of an artefact; `scale` and `zero_point` where it is quantised."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int8", "uint8"] = "float32"
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class FileEntry(Spec):
+    """A file inside the bundle."""
+
+    path: str = Field(pattern=r"^[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)?$", max_length=128)
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Parity(Spec):
+    """How far an artefact, run by the runtime, is from its reference on the same windows.
+
+    `tolerance` bounds `max_abs_logit_diff` (float artefacts); `min_argmax_agreement` bounds
+    `argmax_agreement` (share of windows with the same top class).
+    """
+
+    reference: str
+    n_windows: int = Field(ge=1)
+    max_abs_logit_diff: float = Field(ge=0)
+    tolerance: float | None = None
+    argmax_agreement: float = Field(ge=0, le=1)
+    min_argmax_agreement: float = Field(ge=0, le=1)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stated bound holds."""
+        within = self.tolerance is None or self.max_abs_logit_diff <= self.tolerance
+        return within and self.argmax_agreement >= self.min_argmax_agreement
+
+
+class Metric(Spec):
+    """One figure of one artefact on one dataset split."""
+
+    name: str
+    value: float
+    n_clips: int = Field(ge=1)
+    n_correct: int | None = None
+    split: str
+    seed: int
+
+
+class ModelFile(FileEntry):
+    """What an engine needs to know about a model file; the last output is logits."""
+
+    format: ArtefactFormat
+    precision: Precision
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...] = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        """`onnx-int8` and the like; unique inside a bundle."""
+        return f"{self.format}-{self.precision}"
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """All that the file takes, in order; the first is `input`."""
+        return (self.input,)
