@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXTENSION: Final = "edgeaudio.frontend.native._logmel"
 HOW_TO_BUILD: Final = (
     "Install a C compiler and Python's headers (Debian: apt install gcc python3-dev), "
-    "then edgeaudio again from its source: pip install --force-reinstall --no-deps SOURCE"
+    "then edgeaudio again from its source: pip install --force-reinstall --no-deps --no-cache-dir SOURCE"
 )
 # As in _logmel.c: another number is a build of other sources.
 INTERFACE: Final = 1

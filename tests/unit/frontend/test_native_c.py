@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -140,3 +143,47 @@ def test_sums_regrouped_by_the_compiler_are_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "-ffast-math regroups sums" in done.stderr
+
+
+#: What a microcontroller's C library has at the least. No allocation, no libm, no soft-float helpers.
+ALLOWED_SYMBOLS = {"memcpy", "memmove", "memset"}
+STACK_BYTES = 256
+CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "flags"), [("", ()), ("arm-none-eabi-", CORTEX_M4)], ids=["this machine", "Cortex-M4"]
+)
+def test_nothing_is_called_that_a_microcontroller_lacks(prefix: str, flags: Sequence[str], tmp_path: Path) -> None:
+    compiler, nm = (f"{prefix}{tool}" for tool in ("gcc", "nm"))
+    if shutil.which(compiler) is None or shutil.which(nm) is None:
+        pytest.skip(f"there is no {compiler} here")
+    source = SOURCES / "ea_logmel.c"
+    command = [compiler, *PEDANTIC, *flags, "-Os", "-fstack-usage", "-fno-stack-protector", "-c", str(source)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    listed = subprocess.run([nm, "-u", "ea_logmel.o"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert set(listed.split()) - {"U", "_GLOBAL_OFFSET_TABLE_"} <= ALLOWED_SYMBOLS
+    frames = [line.split("\t")[1:] for line in (tmp_path / "ea_logmel.su").read_text().splitlines()]
+    assert frames
+    assert all(kind in ("static", "dynamic,bounded") and int(size) <= STACK_BYTES for size, kind in frames), frames
+
+
+@pytest.mark.parametrize(("compiler", "built"), [("cc", True), ("false", False)])
+def test_setup_builds_it_where_it_can_and_goes_on_where_it_cannot(compiler: str, built: bool, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="pip builds with a setuptools of its own; this test needs one here")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler} here")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        pytest.skip("there is no Python.h here")
+    root = Path(__file__).resolve().parents[3]
+    folder = SOURCES.relative_to(root)
+    shutil.copytree(SOURCES, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
+    shutil.copy(root / "setup.py", tmp_path)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    environment = {**os.environ, "CC": compiler}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [path.name.partition(".")[0] for path in (tmp_path / folder).glob("*.so")] == ["_logmel"] * built
+    if not built:
+        assert 'building extension "edgeaudio.frontend.native._logmel" failed' in done.stderr
