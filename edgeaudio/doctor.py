@@ -97,7 +97,7 @@ def diagnose(folder: Path) -> Diagnosis:
     groups = _requirements()
     capabilities = [_capability("base", groups[""])]
     capabilities += [_capability(f"engine {name}", groups[f"runtime-{name}"]) for name in sorted(ENGINES)]
-    capabilities += [_capability("signatures", groups["signing"])]
+    capabilities += [_capability("signatures", groups["signing"]), _capability("microphones", groups["mic"])]
     capabilities += [_capability("distil, quantise, export", groups["train"]), _capability("tests", groups["dev"])]
     engines = {name: _capability(name, groups[f"runtime-{name}"]).usable for name in sorted(ENGINES)}
     return Diagnosis(__version__, _machine(folder), tuple(capabilities), engines, _native_frontend())

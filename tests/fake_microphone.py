@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.audio.source import AudioFormat, Sink
+from edgeaudio.audio.source import AudioFormat, Sink, SourceStats
 
 Step = NDArray[Any] | Callable[[Sink], object]
 
@@ -28,6 +28,7 @@ class ScriptedSource:
         self.live, self.reopens = live, reopens
         self.audio = AudioFormat(sample_rate, channels, dtype)
         self.opened = self.closed = 0
+        self.scrubbed = SourceStats()
         #: Raised by the next calls of `open`.
         self.open_errors: list[Exception] = []
         self._script = iter(script)

@@ -32,11 +32,12 @@ class Capture:
         """Begin to fill the ring."""
         self._thread.start()
 
-    def stop(self, timeout_s: float = 2.0) -> bool:
-        """Ask it to end; whether it did. A source that hangs in its driver is left behind."""
+    def stop(self, timeout_s: float = 0.5) -> bool:
+        """Ask it to end; whether it did. A source that hangs in its driver, or waits for input, is left behind."""
+        asked_before = self._stop.is_set()
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(0 if asked_before else timeout_s)
         if not self._thread.is_alive():
             self._source.close()
         return not self._thread.is_alive()
@@ -62,14 +63,16 @@ class Capture:
         """Try until the device is back; the time without it is lost audio."""
         logger.warning("%s: %s; trying to open it again", self._source.name, error)
         self.lost_device = True
+        # Whatever sounds now must not sound until it is back.
+        self._ring.mark(boundary="")
         lost_since_s, wait_s = self._ring.last_arrival_s, self._backoff_s
         self._source.close()
         while not self._stop.wait(wait_s):
             try:
                 audio = self._source.open()
             except AudioDeviceError as again:
-                logger.info("%s: %s; next attempt in %.1f s", self._source.name, again, min(2 * wait_s, 30))
                 wait_s = min(2 * wait_s, self._backoff_max_s)
+                logger.info("%s: %s; next attempt in %.1f s", self._source.name, again, wait_s)
                 continue
             if audio != self._audio:
                 raise AudioDeviceError(f"{self._source.name} came back as {audio}, it was {self._audio}. Start again.")

@@ -17,7 +17,7 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from edgeaudio.audio.source import MAX_ABS_SAMPLE, AudioFormat, Sink, check_chunk_samples
+from edgeaudio.audio.source import MAX_ABS_SAMPLE, AudioFormat, Sink, SourceStats, check_chunk_samples
 from edgeaudio.errors import AudioFileError
 from edgeaudio.spec import limits
 
@@ -83,6 +83,7 @@ class FileSource:
         self.path, self.name = Path(path), str(path)
         self._chunk_samples, self._max_s = check_chunk_samples(chunk_samples), max_s
         self._stream: Any = None
+        self.scrubbed = SourceStats()
 
     def open(self) -> AudioFormat:
         """See `AudioSource.open`."""
@@ -96,10 +97,10 @@ class FileSource:
             if sink.stopped():
                 return
 
-    def chunks(self) -> Iterator[NDArray[np.float32]]:
+    def chunks(self, chunk_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
         """Frames `(chunk_samples, channels)`, the last ones fewer; once."""
         with self._stream as stream:
-            yield from _blocks(self.path, stream, self._chunk_samples)
+            yield from _blocks(self.path, stream, chunk_samples or self._chunk_samples)
 
     def close(self) -> None:
         """See `AudioSource.close`."""

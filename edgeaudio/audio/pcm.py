@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.audio.source import AudioFormat, Sink, check_chunk_samples
+from edgeaudio.audio.source import AudioFormat, Sink, SourceStats, check_chunk_samples
 from edgeaudio.errors import AudioDeviceError, ConfigError, closest_match_hint
 from edgeaudio.spec import limits
 
@@ -47,6 +47,7 @@ class PCMSource:
         if not 1 <= channels <= limits.CHANNELS:
             raise ConfigError(f"channels is {channels}, wanted 1 to {limits.CHANNELS}")
         self.name, self.trailing_bytes = name, 0
+        self.scrubbed = SourceStats()
         self._chunk_samples = check_chunk_samples(chunk_samples)
         self._stream, self._dtype = stream, _DTYPES[sample_format]
         self._audio = AudioFormat(sample_rate, channels, np.int16 if self._dtype.kind == "i" else np.float32)

@@ -69,7 +69,7 @@ class Ring:
         # The writer moves `_reserved`, copies, then moves `_written`; the reader alone moves `_read`.
         self._reserved = self._written = self._read = 0
         self._marks: deque[Mark] = deque()
-        self._ended = False
+        self._ended = self._idle = False
         self._stamp_end = np.zeros(_STAMPS, np.int64)
         self._stamp_s = np.full(_STAMPS, clock())
         self._stamp = 0
@@ -133,6 +133,8 @@ class Ring:
     def read(self, max_frames: int, timeout_s: float) -> Reading | None:
         """The next frames, at most `max_frames`; None when none came in `timeout_s`, or at the end."""
         until = self.clock() + timeout_s
+        # Whoever asks for more is done with what came before.
+        self._idle = True
         while self._written <= self._read and not self._marks:
             left_s = until - self.clock()
             if self._ended or left_s <= 0 or not self._filled.acquire(timeout=left_s):
@@ -158,6 +160,11 @@ class Ring:
         return self._written
 
     @property
+    def handled(self) -> bool:
+        """Whether the reader has taken everything and come back for more. For the writer."""
+        return self._written <= self._read and not self._marks and self._idle
+
+    @property
     def waiting(self) -> int:
         """Frames that the reader has not taken yet."""
         return self._written - self._read
@@ -176,6 +183,7 @@ class Ring:
         return float(self._stamp_s[newest % _STAMPS])
 
     def _take(self, max_frames: int) -> Reading:
+        self._idle = False
         written, position = self._written, self._read
         self.high_water = max(self.high_water, min(1.0, (written - position) / self.capacity))
         overwritten = max(0, self._reserved - self.capacity - position)

@@ -18,6 +18,9 @@ MAX_ABS_SAMPLE = 16.0
 # The largest 16-bit value; a sample at or above it met the rail.
 _CLIP_LEVEL = 32767 / 32768
 
+# How often one that waits for its listener looks.
+_LOOK_S = 0.02
+
 Float32 = NDArray[np.float32]
 
 
@@ -34,11 +37,13 @@ class AudioSource(Protocol):
 
     name: for messages. live: sound goes on whether it is taken or not, so that what the ring cannot hold is lost;
     the others wait. reopens: after an `AudioDeviceError`, `open` may be tried again (a microphone plugged back in).
+    scrubbed: what the source has made finite itself, before it resampled; most leave that to the listener.
     """
 
     name: str
     live: bool
     reopens: bool
+    scrubbed: SourceStats
 
     def open(self) -> AudioFormat:
         """Make ready.
@@ -80,6 +85,14 @@ class Sink:
         """What comes next is another recording."""
         self.ring.mark(boundary=name)
 
+    def end_file(self) -> bool:
+        """The recording is over: wait until all of it is classified. False when stopped before."""
+        self.ring.mark(boundary="")
+        while not self.ring.handled:
+            if self.wait(_LOOK_S):
+                return False
+        return True
+
 
 @dataclass
 class SourceStats:
@@ -112,11 +125,6 @@ class Mixer:
             raise ConfigError(f"channel {channel} was asked for, the input has {channels}")
         self.stats = SourceStats()
         self._column = 0 if channels == 1 else None if channel is None else channel - 1
-
-    @property
-    def averages(self) -> bool:
-        """Whether it takes the mean, and so scrubs and counts."""
-        return self._column is None
 
     def mix(self, frames: NDArray[Any]) -> Float32:
         """`(n, channels)` -> `(n,)` float32."""

@@ -6,18 +6,28 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from edgeaudio.cli.inputs import (
+    Channel,
+    Channels,
+    ChunkSamples,
+    Inject,
+    Input,
+    InputOptions,
+    Journal,
+    Pace,
+    SampleFormat,
+    SampleRate,
+    source_of,
+)  # fmt: skip
 from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Threads, examples
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
-from edgeaudio.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
-    from edgeaudio.audio.source import AudioSource
     from edgeaudio.frontend.choice import FrontendChoice
     from edgeaudio.runtime.live import Stream
     from edgeaudio.runtime.observer import Health
@@ -28,15 +38,17 @@ INTERRUPTED = 130
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to `app`."""
     stream_examples = examples(
+        "edgeaudio stream x.eab --input mic",
         "edgeaudio stream x.eab --input street.wav",
-        "arecord -q -f S16_LE -r 16000 -t raw | edgeaudio stream x.eab --input -",
+        "edgeaudio stream x.eab --input replay:street.wav --inject drops=0.01,unplug=2@10",
+        "ffmpeg -v error -i rtsp://camera/1 -ac 1 -ar 16000 -f s16le - | edgeaudio stream x.eab --input -",
     )
     app.command("stream", epilog=stream_examples)(stream)
 
 
 def stream(
     bundle: BundleFile,
-    source: Annotated[str, typer.Option("--input", metavar="FILE|-", help="Audio file, or - for raw PCM on stdin.")],
+    source: Input,
     engine: Engine = "onnx",
     precision: Precision = "fp32",
     threads: Threads = 1,
@@ -44,18 +56,14 @@ def stream(
     frontend: Frontend = "auto",
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
-    sample_rate: Annotated[
-        int | None, typer.Option(metavar="HZ", help="Of raw PCM. Default: what the bundle wants.")
-    ] = None,
-    sample_format: Annotated[str, typer.Option("--format", help="Of raw PCM: s16le or f32le.")] = "s16le",
-    channels: Annotated[int, typer.Option(min=1, max=8, help="Of raw PCM, interleaved.")] = 1,
-    channel: Annotated[
-        int | None,
-        typer.Option(min=1, max=8, metavar="N", help="Listen to this one, from 1. Default: the mean of all."),
-    ] = None,
-    chunk_samples: Annotated[
-        int, typer.Option(min=1, help="Samples read at once; changes the delay, never the events.")
-    ] = 1600,
+    sample_rate: SampleRate = None,
+    sample_format: SampleFormat = None,
+    channels: Channels = None,
+    channel: Channel = None,
+    chunk_samples: ChunkSamples = 1600,
+    pace: Pace = "max",
+    inject: Inject = None,
+    journal: Journal = None,
     on_overrun: Annotated[
         str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")
     ] = "drop-oldest",
@@ -68,8 +76,8 @@ def stream(
 ) -> None:
     """Print the events in live audio, one JSON object per line.
 
-    Listens to a file, or to raw PCM on standard input, until it ends, until Ctrl-C (exit code 130) or until it is
-    told to end (SIGTERM, exit code 0). A summary goes to stderr.
+    Listens to a microphone, a file, the new files of a folder, or raw PCM on standard input, until that ends, until
+    Ctrl-C (exit code 130) or SIGTERM (exit code 0). A summary goes to stderr.
     """
     from edgeaudio.cli.health import HealthLines
     from edgeaudio.runtime.classifier import Classifier
@@ -85,14 +93,10 @@ def stream(
         frontend=cast("FrontendChoice", frontend),
         require_signature=required_trust(require_signature, trust),
     )
-    opened: AudioSource
-    if source == "-":
-        rate_hz = classifier.sample_rate if sample_rate is None else sample_rate
-        opened = _open_stdin(rate_hz, sample_format, channels, chunk_samples)
-    else:
-        opened = _open_file(source, sample_rate, chunk_samples)
+    given = InputOptions(sample_rate, sample_format, channels, channel, chunk_samples, pace, inject, journal)
+    opened, taken_channel = source_of(source, given, classifier.sample_rate)
     observers = [HealthLines(health_every)] if health_every else []
-    streaming = Stream(classifier, opened, channel=channel, observers=observers, options=options)
+    streaming = Stream(classifier, opened, channel=taken_channel, observers=observers, options=options)
     try:
         with _stopped_by_signals(streaming) as by:
             for record in streaming:
@@ -103,35 +107,6 @@ def stream(
         print(f"log-mel by {classifier.frontend}", file=sys.stderr)
     if by == [signal.SIGINT]:
         raise typer.Exit(INTERRUPTED)
-
-
-def _open_stdin(sample_rate: int, sample_format: str, channels: int, chunk_samples: int) -> AudioSource:
-    from edgeaudio.audio.pcm import PCMSource
-
-    # Unbuffered where there is such a thing: Python cannot end while another thread holds a buffered stdin.
-    stdin: BinaryIO = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-    return PCMSource(
-        stdin,
-        sample_rate=sample_rate,
-        # The source checks the format and names the nearest one.
-        sample_format=cast(Literal["s16le", "f32le"], sample_format),
-        channels=channels,
-        chunk_samples=chunk_samples,
-        name="standard input",
-    )
-
-
-def _open_file(source: str, sample_rate: int | None, chunk_samples: int) -> AudioSource:
-    from edgeaudio.audio.files import FileSource
-
-    if source == "mic":
-        raise UnsupportedError(
-            "there is no microphone input here; pipe one in: "
-            "arecord -q -f S16_LE -r 16000 -t raw | edgeaudio stream BUNDLE --input -"
-        )
-    if sample_rate is not None:
-        raise ConfigError(f"--sample-rate is for raw PCM (--input -); the file {source!r} knows its own rate")
-    return FileSource(Path(source), chunk_samples=chunk_samples)
 
 
 def _summarise(health: Health, rate_hz: int) -> None:

@@ -165,10 +165,11 @@ class HealthBook:
         """The health of now; `last`: of a stream that has ended."""
         before, vitals, mixed = self.latest, self.meter.take(last=last), self._mixer.stats
         # What the mixer has scrubbed the stream finds clean, so that it is counted once.
-        nan_samples = stats.nan_samples + mixed.nan_samples
+        nan_samples = stats.nan_samples + mixed.nan_samples + self._source.scrubbed.nan_samples
         clipped, raw = stats.clipped_samples, stats.samples_in
-        if self._mixer.averages:
-            clipped, raw = mixed.clipped_samples, mixed.raw_samples
+        for earlier in (mixed, self._source.scrubbed):
+            if earlier.raw_samples:
+                clipped, raw = earlier.clipped_samples, earlier.raw_samples
         warnings = diagnose(
             vitals,
             clipped_fraction=(clipped - self._clipped) / max(1, raw - self._raw),

@@ -196,7 +196,7 @@ class Stream:
                 # All of the process stood still, not the engine alone.
                 self._awake_s = last_s
             if self._stop_asked and not self._shared.ring.ended:
-                self._capture.stop(0.3)
+                self._capture.stop()
                 self._shared.ring.end()
             healthy = self._look_after_worker()
             if self._on_tick is not None:

@@ -25,7 +25,8 @@ class EventRecord:
     t_start_s, t_end_s: seconds from the first sample of the stream; `t_end_s` is None in a start.
     wall_time: ISO 8601 with offset, when the record was made. bundle: first 12 digits of the bundle's digest.
     exit: which exit answered; None without exits. latency_ms: from the arrival of the last sample that was needed to
-    this record. dropped_samples: lost so far in this stream, at the input's rate.
+    this record; of a gap, from the first sample behind it. dropped_samples: lost in this stream so far, at the rate of
+    the input.
     file, file_start_s: of a watched folder, the file that this was heard in, and where in the stream that file began;
     None elsewhere.
     """

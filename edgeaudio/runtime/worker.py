@@ -107,7 +107,7 @@ class Worker:
         try:
             if self._inherited is not None:
                 ends, gap_start_samples = self._inherited
-                self._tell_gap(ends, gap_start_samples)
+                self._tell_gap(ends, gap_start_samples, shared.clock())
             while not (shared.ring.finished or shared.error):
                 self._check()
                 reading = shared.ring.read(self._max_frames, _READ_S)
@@ -131,7 +131,7 @@ class Worker:
             start_samples = self.streamer.position_samples
             shared.never_in_ring += reading.lost - reading.overwritten
             self.streamer.gap(reading.lost)
-            self._tell_gap([], start_samples)
+            self._tell_gap([], start_samples, shared.ring.arrival_s(reading.position))
             if shared.fail_on_overrun and (reading.overwritten or reading.overruns):
                 raise AudioDeviceError(
                     f"{reading.lost} samples were lost: classifying was slower than the input for longer than the ring "
@@ -139,8 +139,8 @@ class Worker:
                 )
         if reading.boundary is not None:
             self._feed(self.streamer.next_file, 0)
-            shared.file = reading.boundary
-            shared.file_start_s = self.streamer.position_samples / shared.bundle_rate
+            shared.file = reading.boundary or None
+            shared.file_start_s = self.streamer.position_samples / shared.bundle_rate if shared.file else None
         samples = shared.mixer.mix(reading.frames)
         shared.book.meter.heard(samples)
         if len(samples):
@@ -178,16 +178,17 @@ class Worker:
     def on_events(self, events: list[Event], needed_samples: int) -> None:
         """See `Tap.on_events`."""
         for event in events:
-            self._emit(event.kind, event.t_start_s, event.t_end_s, needed_samples, event)
+            self._emit(event.kind, event.t_start_s, event.t_end_s, self._arrival_s(needed_samples), event)
 
-    def _tell_gap(self, ends: list[Event], start_samples: int) -> None:
+    def _tell_gap(self, ends: list[Event], start_samples: int, known_s: float) -> None:
         rate, end_samples = self._shared.bundle_rate, self.streamer.position_samples
         self.on_events(ends, start_samples)
-        self._emit("gap", start_samples / rate, end_samples / rate, end_samples)
+        self._emit("gap", start_samples / rate, end_samples / rate, known_s)
 
     def _emit(
-        self, kind: RecordKind, t_start_s: float, t_end_s: float | None, needed_samples: int, event: Event | None = None
+        self, kind: RecordKind, t_start_s: float, t_end_s: float | None, known_s: float, event: Event | None = None
     ) -> None:
+        """Tell everybody; since `known_s` it could have been known."""
         shared = self._shared
         while shared.records.qsize() >= _MAX_RECORDS:
             self._busy_since_s = None
@@ -203,7 +204,7 @@ class Worker:
                 label=event.label if event else None,
                 score=event.score if event else None,
                 exit=event.exit if event else None,
-                latency_ms=1e3 * max(0.0, shared.clock() - self._arrival_s(needed_samples)),
+                latency_ms=1e3 * max(0.0, shared.clock() - known_s),
                 bundle=shared.bundle,
                 dropped_samples=self.streamer.stats.dropped_samples,
                 file=shared.file,

@@ -86,7 +86,7 @@ def test_one_channel_is_taken_as_it_is() -> None:
     frames = np.array([[1, 16_384], [2, -32_768]], np.int16)
     mixer = Mixer(2, channel=2)
     assert mixer.mix(frames).tolist() == [0.5, -1.0]
-    assert not mixer.averages
+    assert mixer.stats.raw_samples == 0
     with pytest.raises(ConfigError, match="channel 3 was asked for, the input has 2"):
         Mixer(2, channel=3)
 

@@ -200,9 +200,8 @@ def test_stream_hears_the_same_in_raw_pcm_of_any_chunk(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--input", "mic"], 6, "arecord"),
         (["--input", "absent.wav"], 2, "absent.wav"),
-        (["--input", "a.wav", "--sample-rate", "8000"], 2, "knows its own rate"),
+        (["--input", "a.wav", "--sample-rate", "8000"], 2, "knows its own"),
         (["--input", "-", "--format", "s16l"], 2, "Did you mean 's16le'?"),
         (["--input", "-", "--sample-rate", "1"], 2, "1"),
         (["--input", "a.wav", "--engine", "onxx"], 2, "Did you mean 'onnx'?"),
