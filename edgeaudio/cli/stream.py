@@ -11,6 +11,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from edgeaudio.cli.decide import (
+    Allow,
+    DecisionOptions,
+    Deny,
+    MinDuration,
+    Patience,
+    Refractory,
+    Smoothing,
+    Threshold,
+    ThresholdOff,
+    TopK,
+    decision_of,
+)
 from edgeaudio.cli.inputs import (
     Channel,
     Channels,
@@ -64,6 +77,15 @@ def stream(
     pace: Pace = "max",
     inject: Inject = None,
     journal: Journal = None,
+    threshold: Threshold = None,
+    threshold_off: ThresholdOff = None,
+    min_duration: MinDuration = None,
+    smoothing: Smoothing = None,
+    patience: Patience = None,
+    refractory: Refractory = None,
+    allow: Allow = None,
+    deny: Deny = None,
+    top_k: TopK = None,
     on_overrun: Annotated[
         str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")
     ] = "drop-oldest",
@@ -93,10 +115,16 @@ def stream(
         frontend=cast("FrontendChoice", frontend),
         require_signature=required_trust(require_signature, trust),
     )
+    decision = decision_of(
+        classifier.decision,
+        DecisionOptions(threshold, threshold_off, min_duration, smoothing, patience, refractory, allow, deny, top_k),
+    )
     given = InputOptions(sample_rate, sample_format, channels, channel, chunk_samples, pace, inject, journal)
     opened, taken_channel = source_of(source, given, classifier.sample_rate)
     observers = [HealthLines(health_every)] if health_every else []
-    streaming = Stream(classifier, opened, channel=taken_channel, observers=observers, options=options)
+    streaming = Stream(
+        classifier, opened, decision=decision, channel=taken_channel, observers=observers, options=options
+    )
     try:
         with _stopped_by_signals(streaming) as by:
             for record in streaming:
