@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -101,9 +102,10 @@ def stream(
     Listens to a microphone, a file, the new files of a folder, or raw PCM on standard input, until that ends, until
     Ctrl-C (exit code 130) or SIGTERM (exit code 0). A summary goes to stderr.
     """
-    from edgeaudio.cli.health import HealthLines
+    from edgeaudio.cli.health import HealthLines, service_report
     from edgeaudio.runtime.classifier import Classifier
-    from edgeaudio.runtime.live import OverrunPolicy, Stream, StreamOptions
+    from edgeaudio.runtime.live import Stream
+    from edgeaudio.runtime.watchdog import OverrunPolicy, StreamOptions
 
     options = StreamOptions(on_overrun=cast(OverrunPolicy, on_overrun), ring_s=ring_ms / 1000)
     classifier = Classifier.load(
@@ -122,14 +124,23 @@ def stream(
     given = InputOptions(sample_rate, sample_format, channels, channel, chunk_samples, pace, inject, journal)
     opened, taken_channel = source_of(source, given, classifier.sample_rate)
     observers = [HealthLines(health_every)] if health_every else []
+    service = service_report(os.environ)
     streaming = Stream(
-        classifier, opened, decision=decision, channel=taken_channel, observers=observers, options=options
+        classifier,
+        opened,
+        decision=decision,
+        channel=taken_channel,
+        observers=observers,
+        options=options,
+        on_tick=service.tick if service else None,
     )
     try:
         with _stopped_by_signals(streaming) as by:
             for record in streaming:
                 print(record.to_json(), flush=True)
     finally:
+        if service:
+            service.stopping()
         streaming.close()
         _summarise(streaming.health, streaming.sample_rate)
         print(f"log-mel by {classifier.frontend}", file=sys.stderr)
