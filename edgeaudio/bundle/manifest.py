@@ -223,6 +223,11 @@ class Manifest(Spec):
                 raise ValueError(f"{file.name}: input shape {file.input.shape}, the window is {expected_input}")
             if file.outputs[-1].shape != (1, len(self.task.labels)):
                 raise ValueError(f"{file.name}: output shape {file.outputs[-1].shape} does not fit the labels")
+        decisions = [self.decision, *(artefact.decision for artefact in self.artefacts)]
+        unknown = {label for decision in decisions if decision for label in decision.named_labels}
+        unknown -= set(self.task.labels.names)
+        if unknown:
+            raise ValueError(f"decision: {sorted(unknown)} are no labels of the task")
         alone = [chain.name for chain in (self.exits.chains if self.exits else ()) if chain.name not in names]
         if alone:
             raise ValueError(f"exits.chains: {alone} have no whole artefact beside them; it has {names}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from edgeaudio.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeaudio.runtime.classifier import ScoredWindow
     from edgeaudio.runtime.engines.base import Float32
     from edgeaudio.runtime.observer import EventRecord, Health
+    from edgeaudio.runtime.systemd import ServiceReport
 
 
 class HealthLines:
@@ -36,3 +41,27 @@ class HealthLines:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def service_report(environment: Mapping[str, str]) -> ServiceReport | None:
+    """The report to the service manager that `environment` names, or None where this is no such service.
+
+    Raises:
+        ConfigError: NOTIFY_SOCKET is no socket, or WATCHDOG_USEC no number.
+    """
+    address = environment.get("NOTIFY_SOCKET")
+    if not address:
+        return None
+    from edgeaudio.runtime.systemd import Notifier, ServiceReport
+
+    watchdog_s = None
+    # Both are inherited: the watchdog may be meant for another process.
+    if environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+        text = environment.get("WATCHDOG_USEC")
+        if text is not None and not text.isdecimal():
+            raise ConfigError(f"WATCHDOG_USEC is {text!r}, wanted microseconds")
+        watchdog_s = int(text) / 1e6 if text else None
+    try:
+        return ServiceReport(Notifier(address), watchdog_s=watchdog_s)
+    except OSError as error:
+        raise ConfigError(f"NOTIFY_SOCKET {address!r}: {error}. Unset it where this is no systemd service.") from error

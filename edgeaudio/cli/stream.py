@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from edgeaudio.cli.decide import (
+    Allow,
+    DecisionOptions,
+    Deny,
+    MinDuration,
+    Patience,
+    Refractory,
+    Smoothing,
+    Threshold,
+    ThresholdOff,
+    TopK,
+    decision_of,
+)
 from edgeaudio.cli.inputs import (
     Channel,
     Channels,
@@ -68,6 +82,15 @@ def stream(
     pace: Pace = "max",
     inject: Inject = None,
     journal: Journal = None,
+    threshold: Threshold = None,
+    threshold_off: ThresholdOff = None,
+    min_duration: MinDuration = None,
+    smoothing: Smoothing = None,
+    patience: Patience = None,
+    refractory: Refractory = None,
+    allow: Allow = None,
+    deny: Deny = None,
+    top_k: TopK = None,
     on_overrun: Annotated[
         str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")
     ] = "drop-oldest",
@@ -84,10 +107,11 @@ def stream(
     Listens to a microphone, a file, the new files of a folder, or raw PCM on standard input, until that ends, until
     Ctrl-C (exit code 130) or SIGTERM (exit code 0). A summary goes to stderr.
     """
-    from edgeaudio.cli.health import HealthLines
+    from edgeaudio.cli.health import HealthLines, service_report
     from edgeaudio.outputs.info import StreamInfo
     from edgeaudio.runtime.classifier import Classifier
-    from edgeaudio.runtime.live import OverrunPolicy, Stream, StreamOptions
+    from edgeaudio.runtime.live import Stream
+    from edgeaudio.runtime.watchdog import OverrunPolicy, StreamOptions
 
     options = StreamOptions(on_overrun=cast(OverrunPolicy, on_overrun), ring_s=ring_ms / 1000)
     classifier = Classifier.load(
@@ -100,14 +124,27 @@ def stream(
         stateful=stateful,
         require_signature=required_trust(require_signature, trust),
     )
+    decision = decision_of(
+        classifier.decision,
+        DecisionOptions(threshold, threshold_off, min_duration, smoothing, patience, refractory, allow, deny, top_k),
+    )
     given = InputOptions(sample_rate, sample_format, channels, channel, chunk_samples, pace, inject, journal)
     opened, taken_channel = source_of(source, given, classifier.sample_rate)
-    info = StreamInfo.of(classifier, source=opened.name)
+    info = StreamInfo.of(classifier, source=opened.name, decision=decision)
     observers = open_outputs(info, outputs, live=opened.live)
     if health_every:
         observers.append(HealthLines(health_every))
+    service = service_report(os.environ)
     try:
-        streaming = Stream(classifier, opened, channel=taken_channel, observers=observers, options=options)
+        streaming = Stream(
+            classifier,
+            opened,
+            decision=decision,
+            channel=taken_channel,
+            observers=observers,
+            options=options,
+            on_tick=service.tick if service else None,
+        )
     except BaseException:
         for observer in observers:
             observer.close()
@@ -117,6 +154,8 @@ def stream(
             for _ in streaming:  # Standard output is one of the outputs.
                 pass
     finally:
+        if service:
+            service.stopping()
         try:
             streaming.close()
         finally:

@@ -35,7 +35,7 @@ class StreamInfo:
         """`decision`: instead of the artefact's or the bundle's own."""
         manifest = classifier.bundle.manifest
         decision = decision or classifier.decision
-        n_labels = len(classifier.labels)
+        rules = [decision.rule(label) for label in classifier.labels.names]
         return cls(
             bundle_name=manifest.name,
             bundle=classifier.bundle.sha256[:12],
@@ -46,8 +46,8 @@ class StreamInfo:
             frontend=manifest.frontend,
             window_s=manifest.window.duration_s(manifest.frontend),
             hop_s=classifier.hop_samples / classifier.sample_rate,
-            thresholds_on=(decision.threshold_on,) * n_labels,
-            thresholds_off=(decision.threshold_off,) * n_labels,
+            thresholds_on=tuple(rule.threshold_on for rule in rules),
+            thresholds_off=tuple(rule.threshold_off for rule in rules),
             smoothing_windows=decision.smoothing_windows,
             min_duration_s=decision.min_duration_s,
         )

@@ -1,4 +1,4 @@
-"""How probabilities become events: moving mean, hysteresis, minimum duration. A pure function of its state.
+"""How probabilities become events: moving mean, patience, hysteresis, durations. A pure function of its state.
 
 Positions are Python ints and int64 sample counts; seconds are derived from them at the end. A window
 stands for the `hop_samples` that begin at its first sample: n active windows last `n * hop_samples`.
@@ -8,20 +8,21 @@ The sound itself lies between `start_sample` and one window length after `end_sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeaudio.errors import ShapeError
+from edgeaudio.errors import ConfigError, ShapeError, closest_match_hint
 from edgeaudio.spec import DecisionSpec
 
 
 @dataclass(frozen=True)
 class Event:
-    """The start or the end of a sound. A `start` comes as soon as `min_duration_s` is reached.
+    """The start or the end of a sound. A `start` comes as soon as patience and `min_duration_s` allow.
 
-    start_sample: first sample of the window whose score reached `threshold_on`.
+    start_sample: first sample of the first window in a row whose score reached `threshold_on`.
     end_sample: first sample of the window whose score fell below `threshold_off`; None in a `start`.
     score: largest smoothed score so far. exit: with early exits, the one that answered the window which decided
     this event (not for an end that no window but the end of the stream decided).
@@ -48,24 +49,66 @@ class Event:
 
 @dataclass(frozen=True)
 class DecisionRules:
-    """A `DecisionSpec` bound to the labels, rate and hop of one bundle."""
+    """A `DecisionSpec` bound to the labels, rate and hop of one bundle.
+
+    Raises:
+        ConfigError: the spec names a label that the bundle has not.
+    """
 
     spec: DecisionSpec
     labels: tuple[str, ...]
     sample_rate: int
     hop_samples: int
 
+    def __post_init__(self) -> None:
+        for name in sorted(self.spec.named_labels - set(self.labels)):
+            raise ConfigError(f"decision: the bundle has no label {name!r}. {closest_match_hint(name, self.labels)}")
+
     @property
     def min_duration_samples(self) -> int:
-        """Fewest samples of an event."""
+        """Fewest samples of an event, where its class has no rule of its own."""
         return round(self.spec.min_duration_s * self.sample_rate)
 
+    @cached_property
+    def limits(self) -> Limits:
+        """The rules of every class, as arrays."""
+        rules = [self.spec.rule(label) for label in self.labels]
+        on = [
+            # Above every score: such a class never starts.
+            rule.threshold_on if self.spec.may_start(label) else np.inf
+            for rule, label in zip(rules, self.labels, strict=True)
+        ]
+        return Limits(
+            on=np.array(on),
+            off=np.array([rule.threshold_off for rule in rules]),
+            min_samples=np.array([round(rule.min_duration_s * self.sample_rate) for rule in rules], np.int64),
+            lowest_on=min(on),
+            smoothing_windows=self.spec.smoothing_windows,
+            patience_windows=self.spec.patience_windows,
+            refractory_samples=round(self.spec.refractory_s * self.sample_rate),
+            top_k=self.spec.top_k if self.spec.top_k is not None and self.spec.top_k < len(self.labels) else None,
+        )
 
-@dataclass(frozen=True)
-class DecisionState:
-    """What `step` hands to the next `step`. Per class: `active` since `start_sample`, `announced` by a start event.
 
-    history: `(up to smoothing_windows - 1, classes)`, oldest first.
+class Limits(NamedTuple):
+    """Per class `(classes,)`: thresholds and shortest duration; and what holds for all."""
+
+    on: NDArray[np.float64]
+    off: NDArray[np.float64]
+    min_samples: NDArray[np.int64]
+    lowest_on: float
+    smoothing_windows: int
+    patience_windows: int
+    refractory_samples: int
+    top_k: int | None
+
+
+class DecisionState(NamedTuple):
+    """What `step` hands to the next `step`; nobody writes to its arrays.
+
+    history: `(up to smoothing_windows - 1, classes)`, oldest first. Per class: `active` since `start_sample`,
+    `announced` by a start event; `run` windows in a row at or above the threshold, the first at `run_start_sample`;
+    `peak` score of that run and event; nothing starts before `quiet_until_sample`. busy: some class is active or runs.
     """
 
     history: NDArray[np.float64]
@@ -73,6 +116,10 @@ class DecisionState:
     announced: NDArray[np.bool_]
     start_sample: NDArray[np.int64]
     peak: NDArray[np.float64]
+    run: NDArray[np.int64]
+    run_start_sample: NDArray[np.int64]
+    quiet_until_sample: NDArray[np.int64]
+    busy: bool
     next_position: int
 
     @classmethod
@@ -84,6 +131,10 @@ class DecisionState:
             announced=np.zeros(n_classes, np.bool_),
             start_sample=np.zeros(n_classes, np.int64),
             peak=np.zeros(n_classes),
+            run=np.zeros(n_classes, np.int64),
+            run_start_sample=np.zeros(n_classes, np.int64),
+            quiet_until_sample=np.full(n_classes, np.iinfo(np.int64).min),
+            busy=False,
             next_position=0,
         )
 
@@ -103,28 +154,60 @@ def step(
     row = np.asarray(probs, dtype=np.float64)
     if row.shape != (len(rules.labels),):
         raise ShapeError(f"probs have shape {row.shape}, wanted ({len(rules.labels)},)")
-    history = np.concatenate([state.history, row[None]])[-rules.spec.smoothing_windows :]
-    score = history.mean(axis=0)
-    starting = ~state.active & (score >= rules.spec.threshold_on)
-    ending = state.active & (score < rules.spec.threshold_off)
-    events = _ends(ending & state.announced, position_samples, state, rules)
-
-    active = (state.active | starting) & ~ending
-    start_sample = np.where(starting, np.int64(position_samples), state.start_sample)
-    peak = np.where(starting, score, np.maximum(state.peak, score))
+    limits = rules.limits
+    score, history = _smoothed(row, state.history, limits.smoothing_windows)
     next_position = position_samples + rules.hop_samples
-    long_enough = next_position - start_sample >= rules.min_duration_samples
-    announcing = active & ~state.announced & long_enough
+    # Nearly always: nothing sounds and nothing begins.
+    if not state.busy and score.max() < limits.lowest_on:
+        return [], state._replace(history=history, next_position=next_position)
+
+    ending = state.active & (score < limits.off)
+    events = _ends(ending & state.announced, position_samples, state, rules)
+    above = _candidates(score, limits) & ~state.active & (state.quiet_until_sample <= position_samples)
+    run = np.where(above, state.run + 1, 0)
+    run_start_sample = np.where(run == 1, np.int64(position_samples), state.run_start_sample)
+    peak = np.where(run == 1, score, np.maximum(state.peak, score))
+    starting = run >= limits.patience_windows
+    start_sample = np.where(starting, run_start_sample, state.start_sample)
+    active = (state.active | starting) & ~ending
+    announcing = active & ~state.announced & (next_position - start_sample >= limits.min_samples)
     for index in np.flatnonzero(announcing):
         events.append(_event("start", int(index), peak, start_sample, None, rules))
+    rested = np.int64(position_samples + limits.refractory_samples)
     return events, DecisionState(
-        history=history[-(rules.spec.smoothing_windows - 1) :] if rules.spec.smoothing_windows > 1 else history[:0],
+        history=history,
         active=active,
         announced=(state.announced | announcing) & active,
         start_sample=start_sample,
         peak=peak,
+        run=np.where(starting, 0, run),
+        run_start_sample=run_start_sample,
+        quiet_until_sample=np.where(ending & state.announced, rested, state.quiet_until_sample),
+        busy=bool(active.any() or run.any()),
         next_position=next_position,
     )
+
+
+def _smoothed(
+    row: NDArray[np.float64], history: NDArray[np.float64], windows: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean over up to `windows` rows, and the rows that the next one needs."""
+    if windows == 1:
+        return row, history
+    rows = np.concatenate((history, row[None]))
+    score: NDArray[np.float64] = np.add.reduce(rows) / len(rows)
+    return score, rows[1:] if len(rows) == windows else rows
+
+
+def _candidates(score: NDArray[np.float64], limits: Limits) -> NDArray[np.bool_]:
+    """Which classes are at or above their threshold and, of those, among the best; of equals the first."""
+    above: NDArray[np.bool_] = score >= limits.on
+    if limits.top_k is not None:
+        best = np.argsort(np.where(np.isfinite(limits.on), -score, np.inf), kind="stable")[: limits.top_k]
+        among = np.zeros(len(score), np.bool_)
+        among[best] = True
+        above = above & among
+    return above
 
 
 def flush(state: DecisionState, rules: DecisionRules) -> tuple[list[Event], DecisionState]:

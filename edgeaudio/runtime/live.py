@@ -6,58 +6,21 @@ watchdog replaces a worker whose engine failed or hangs. Whoever iterates gets t
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from queue import Empty
-from typing import Literal
 
 from edgeaudio.audio.capture import Capture
 from edgeaudio.audio.ring import Ring
 from edgeaudio.audio.source import AudioSource, Mixer
-from edgeaudio.errors import ConfigError, EdgeAudioError
+from edgeaudio.errors import EdgeAudioError
 from edgeaudio.runtime.classifier import Classifier
 from edgeaudio.runtime.health import HealthBook, HealthMeter
 from edgeaudio.runtime.observer import EventRecord, Health, Observer, Observers
 from edgeaudio.runtime.stream import StreamClassifier
+from edgeaudio.runtime.watchdog import StreamOptions, Watchdog
 from edgeaudio.runtime.worker import Shared, Worker
 from edgeaudio.spec import DecisionSpec
-
-logger = logging.getLogger(__name__)
-
-OverrunPolicy = Literal["drop-oldest", "fail"]
-MIN_RING_S = 0.5
-# How often the watchdog looks.
-_TICK_S = 0.1
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How a stream is kept alive.
-
-    on_overrun: what to do when a live input brings more than the ring holds. ring_s: what it holds.
-    health_s: time between two healths. stall_s: a window that takes longer means that the engine hangs.
-    backoff_s: wait before the first restart of an engine or device, doubled each time up to `backoff_max_s`.
-    max_restarts: of an engine that never again lasts `backoff_max_s`; then the stream gives up.
-    """
-
-    on_overrun: OverrunPolicy = "drop-oldest"
-    ring_s: float = 4.0
-    health_s: float = 1.0
-    stall_s: float = 2.0
-    backoff_s: float = 0.5
-    backoff_max_s: float = 30.0
-    max_restarts: int = 8
-
-    def __post_init__(self) -> None:
-        if self.on_overrun not in ("drop-oldest", "fail"):
-            raise ConfigError(f"on_overrun is {self.on_overrun!r}, wanted drop-oldest or fail")
-        if not self.ring_s >= MIN_RING_S:
-            raise ConfigError(
-                f"ring_s is {self.ring_s}, wanted at least {MIN_RING_S}: a slow window must not lose audio"
-            )
 
 
 class Stream:
@@ -78,7 +41,7 @@ class Stream:
         observers: Iterable[Observer] = (),
         channel: int | None = None,
         options: StreamOptions | None = None,
-        on_tick: Callable[[bool], None] | None = None,
+        on_tick: Callable[[bool, Health], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the source.
@@ -86,13 +49,12 @@ class Stream:
         Args:
             decision: instead of the artefact's or the bundle's own. observers: outputs (see `Observer`).
             channel: the one to listen to, from 1; None is the mean of all.
-            on_tick: called by the watchdog ten times a second, with whether all threads are alive.
+            on_tick: called by the watchdog ten times a second, with whether all threads live, and the latest health.
         Raises:
             AudioDeviceError: the source does not open. ConfigError: it has no such channel.
             SampleRateError: its rate is outside the limits.
         """
-        self.options = options or StreamOptions()
-        self.source, self._classifier, self._clock = source, classifier, clock
+        self.options, self.source = options or StreamOptions(), source
         audio = source.open()
         try:
             streamer = StreamClassifier(classifier, decision, sample_rate=audio.sample_rate)
@@ -107,7 +69,7 @@ class Stream:
             source, audio, ring, backoff_s=self.options.backoff_s, backoff_max_s=self.options.backoff_max_s
         )
         self._shared = Shared(
-            bundle=classifier.bundle.sha256[:12],
+            classifier=classifier,
             ring=ring,
             capture=self._capture,
             mixer=mixer,
@@ -121,14 +83,11 @@ class Stream:
             health_s=self.options.health_s,
             clock=clock,
         )
-        self._worker = Worker(self._shared, streamer)
-        self._shared.current = self._worker
-        self._on_tick = on_tick
-        self._stop_asked = self._closed = self._started = False
-        self._closing = threading.Event()
-        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._restart_at_s: float | None = None
-        self._failures, self._failed_s, self._awake_s = 0, clock(), clock()
+        worker = Worker(self._shared, streamer)
+        self._shared.current = worker
+        self._shared.book.take(streamer.stats)
+        self._watchdog = Watchdog(self._shared, worker, self.options, on_tick)
+        self._closed = self._started = False
 
     def __iter__(self) -> Iterator[EventRecord]:
         if self._started:
@@ -151,25 +110,24 @@ class Stream:
     @property
     def health(self) -> Health:
         """As of the last time it was taken: about once a second, and at the end."""
-        return self._shared.book.latest or self._shared.book.take(self._worker.streamer.stats)
+        assert self._shared.book.latest is not None
+        return self._shared.book.latest
 
     def stop(self) -> None:
         """End soon: what was captured is still classified. Safe in a signal handler."""
-        self._stop_asked = True  # No lock here: the handler may have interrupted the one who holds it.
+        self._watchdog.stop_asked = True
 
     def close(self) -> None:
         """End now; iterating to the end does it too. Outputs get the last health and are closed."""
         if self._closed:
             return
         self._closed = True
-        self._closing.set()
-        self._silence_worker()
+        self._watchdog.end(2.0)
+        self._watchdog.silence_worker()
         self._capture.stop()
         self._shared.ring.end()
-        if self._started:
-            self._watchdog.join(2.0)
-            self._worker.join(2.0)
-        health = self._shared.book.take(self._worker.streamer.stats, last=True)
+        self._watchdog.worker.join(2.0)
+        health = self._shared.book.take(self._watchdog.worker.streamer.stats, last=True)
         try:
             self._observers.on_health(health)
         finally:
@@ -178,7 +136,7 @@ class Stream:
     def _start(self) -> None:
         self._started = True
         self._capture.start()
-        self._worker.start()
+        self._watchdog.worker.start()
         self._watchdog.start()
 
     def _next(self) -> EventRecord | None:
@@ -188,69 +146,3 @@ class Stream:
             except Empty:
                 if self._closed:
                     return None
-
-    def _watch(self) -> None:
-        """The watchdog thread."""
-        last_s = self._clock()
-        while not self._closing.wait(_TICK_S):
-            last_s, slept_s = self._clock(), self._clock() - last_s
-            if slept_s > self.options.stall_s / 2:
-                # All of the process stood still, not the engine alone.
-                self._awake_s = last_s
-            if self._stop_asked and not self._shared.ring.ended:
-                self._capture.stop()
-                self._shared.ring.end()
-            healthy = self._look_after_worker()
-            if self._on_tick is not None:
-                try:
-                    self._on_tick(healthy)
-                except OSError as error:
-                    logger.warning("the service manager cannot be told: %s", error)
-                    self._on_tick = None
-
-    def _look_after_worker(self) -> bool:
-        """Replace the worker where that is needed; whether it is well, or at least being taken care of."""
-        worker, now_s = self._worker, self._clock()
-        if self._restart_at_s is not None:
-            if now_s >= self._restart_at_s:
-                self._restart_at_s = None
-                self._replace(worker)
-            return True
-        why = worker.trouble(now_s, self.options.stall_s, self._awake_s)
-        if why is None:
-            return True
-        if not self._silence_worker():
-            return False
-        if now_s - self._failed_s > self.options.backoff_max_s:
-            self._failures = 0
-        self._failures, self._failed_s = self._failures + 1, now_s
-        if self._failures > self.options.max_restarts:
-            self._shared.finish(EdgeAudioError(f"the engine failed {self._failures} times; the last time it {why}"))
-            return True
-        wait_s = min(self.options.backoff_s * 2 ** (self._failures - 1), self.options.backoff_max_s)
-        logger.error("the engine %s; a new one in %.1f s", why, wait_s)
-        self._restart_at_s = now_s + wait_s
-        return True
-
-    def _silence_worker(self) -> bool:
-        """From here on no worker touches anything; False where an output keeps the stream from saying so."""
-        if not self._shared.turn.acquire(timeout=self.options.stall_s):
-            logger.error("an output blocks the stream; it cannot go on until that returns")
-            return False
-        self._shared.current = None
-        self._shared.turn.release()
-        return True
-
-    def _replace(self, worker: Worker) -> None:
-        try:
-            classifier = self._classifier.again()
-        except Exception as error:  # noqa: BLE001 (counts as another failure)
-            worker.failure = error
-            with self._shared.turn:
-                self._shared.current = worker
-            return
-        self._shared.book.engine_restarts += 1
-        self._worker = worker.successor(classifier)
-        with self._shared.turn:
-            self._shared.current = self._worker
-        self._worker.start()

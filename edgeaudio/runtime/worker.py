@@ -34,7 +34,7 @@ class Replaced(Exception):
 class Shared:
     """What outlives a worker. Who speaks for the stream holds `turn`, and is `current`."""
 
-    bundle: str
+    classifier: Classifier
     ring: Ring
     capture: Capture
     mixer: Mixer
@@ -66,10 +66,9 @@ class Worker:
 
     def __init__(self, shared: Shared, streamer: StreamClassifier) -> None:
         self.streamer = streamer
-        self.streamer.tap = self
         self.failure: Exception | None = None
         self._shared = shared
-        self._inherited: tuple[list[Event], int] | None = None
+        self._takes_over = False
         self._busy_since_s: float | None = None
         self._fed_samples = 0
         self._next_health_s = shared.clock() + shared.health_s
@@ -94,20 +93,32 @@ class Worker:
             return f"has hung for {now_s - busy_since_s:.1f} s"
         return None
 
-    def successor(self, classifier: Classifier) -> Worker:
-        """A worker with another engine that goes on behind what this one was fed last."""
-        started = self.streamer.position_samples - self._in_bundle_samples(self._fed_samples)
-        ends, streamer = self.streamer.continued(classifier, self._fed_samples)
-        worker = Worker(self._shared, streamer)
-        worker._inherited = (ends, started)
+    def successor(self) -> Worker:
+        """A worker that makes another engine and goes on behind what this one was fed last."""
+        worker = Worker(self._shared, self.streamer)
+        worker._takes_over, worker._fed_samples = True, self._fed_samples
         return worker
+
+    def _take_over(self) -> None:
+        """In this worker's thread, for an engine may take long to make."""
+        lost_samples, old = self._fed_samples, self.streamer
+        try:
+            ends, streamer = old.continued(self._shared.classifier.again(), lost_samples)
+        except Exception as error:
+            raise _EngineError(error) from error
+        with self._shared.turn:
+            self._check()
+            self.streamer, self._fed_samples = streamer, 0
+            self._shared.book.engine_restarts += 1
+        start_samples = streamer.position_samples - lost_samples * self._shared.bundle_rate // self._shared.sample_rate
+        self._tell_gap(ends, start_samples, self._shared.clock())
 
     def _run(self) -> None:
         shared = self._shared
         try:
-            if self._inherited is not None:
-                ends, gap_start_samples = self._inherited
-                self._tell_gap(ends, gap_start_samples, shared.clock())
+            if self._takes_over:
+                self._take_over()
+            self.streamer.tap = self
             while not (shared.ring.finished or shared.error):
                 self._check()
                 reading = shared.ring.read(self._max_frames, _READ_S)
@@ -205,7 +216,7 @@ class Worker:
                 score=event.score if event else None,
                 exit=event.exit if event else None,
                 latency_ms=1e3 * max(0.0, shared.clock() - known_s),
-                bundle=shared.bundle,
+                bundle=shared.classifier.bundle.sha256[:12],
                 dropped_samples=self.streamer.stats.dropped_samples,
                 file=shared.file,
                 file_start_s=shared.file_start_s,
@@ -219,9 +230,6 @@ class Worker:
         shared = self._shared
         in_input = math.ceil(needed_samples * shared.sample_rate / shared.bundle_rate)
         return shared.ring.arrival_s(max(0, in_input - shared.never_in_ring - 1))
-
-    def _in_bundle_samples(self, n_samples: int) -> int:
-        return n_samples * self._shared.bundle_rate // self._shared.sample_rate
 
     def _take_health(self) -> None:
         with self._shared.turn:

@@ -16,8 +16,9 @@ from edgeaudio.audio.source import Sink
 from edgeaudio.errors import AudioDeviceError, ConfigError, EdgeAudioError, SampleRateError
 from edgeaudio.runtime import Classifier, StreamClassifier
 from edgeaudio.runtime.classifier import ScoredWindow
-from edgeaudio.runtime.live import Stream, StreamOptions
+from edgeaudio.runtime.live import Stream
 from edgeaudio.runtime.observer import EventRecord, Health
+from edgeaudio.runtime.watchdog import StreamOptions
 from tests import tiny_bundle as tiny
 from tests.fake_microphone import ScriptedSource, Step, until_taken
 
@@ -357,7 +358,7 @@ def test_a_stream_runs_once(classifier: Classifier) -> None:
 def test_the_service_manager_hears_of_life(classifier: Classifier) -> None:
     ticks: list[bool] = []
     source = ScriptedSource([lambda sink: [sink.wait(0.01) for _ in range(1_000) if len(ticks) < 3]])
-    list(Stream(classifier, source, on_tick=ticks.append))
+    list(Stream(classifier, source, on_tick=lambda healthy, health: ticks.append(healthy)))
     assert ticks[:3] == [True] * 3
 
 
@@ -377,3 +378,12 @@ def test_wrong_sources_are_refused_and_closed(classifier: Classifier) -> None:
     assert source.closed == 1
     with pytest.raises(ConfigError, match="channel 2 was asked for, the input has 1"):
         Stream(classifier, ScriptedSource([]), channel=2)
+
+
+def test_a_driver_that_hangs_ends_the_stream(classifier: Classifier) -> None:
+    source, free = ScriptedSource([SCENE, until_taken, unplug]), threading.Event()
+    stream = Stream(classifier, source, options=StreamOptions(backoff_s=0.01, driver_s=0.3))
+    source.open = lambda: free.wait(10)  # type: ignore[assignment,method-assign,return-value]
+    with pytest.raises(AudioDeviceError, match=r"the driver of scripted microphone has hung for 0 s\. Start again"):
+        list(stream)
+    free.set()
