@@ -29,7 +29,7 @@ def write(folder: Path, name: str, value: float, n_samples: int = 3_200, rate: i
 
 
 class Listener:
-    """Runs a watched folder until it has been quiet for two polls, or until `stop_after` files were begun."""
+    """Runs a watched folder until three polls found nothing, or until `stop_after` files were begun."""
 
     def __init__(self, folder: Path, *, stop_after: int | None = None, **options: Any) -> None:
         self.source = WatchedFolder(folder, sample_rate=RATE, **{"poll_s": 0.01} | options)
@@ -38,13 +38,20 @@ class Listener:
         stop, ring = threading.Event(), Ring(4 * RATE, self.audio.channels)
         sink = Sink(ring, live=False, stop=stop)
         capture = threading.Thread(target=self.source.capture, args=(sink,))
+        polls, complete = [0], self.source._complete
+
+        def counted() -> Any:
+            polls[0] += 1
+            return complete()
+
+        self.source._complete = counted  # type: ignore[method-assign]
         capture.start()
-        quiet = 0
-        while quiet < 4:
+        heard_at = 0
+        while polls[0] < heard_at + 4:
             reading = ring.read(RATE, 0.02)
-            quiet = 0 if reading is not None else quiet + 1
             if reading is None:
                 continue
+            heard_at = polls[0]
             if reading.boundary:
                 self.heard.append((reading.boundary, np.empty(0, np.float32)))
                 if stop_after is not None and len(self.heard) > stop_after:
