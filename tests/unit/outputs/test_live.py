@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -103,7 +104,7 @@ def test_frames_arrive_where_they_belong_and_in_decibels(classifier: Classifier,
     feed, heard, stream = feed_of(classifier, info)
     scene = tiny.scene()
     stream.feed(scene)
-    (first, packed), *others = feed.add_windows(heard)["frames"]
+    (first, packed), *others = feed.add_windows(heard).tick()["frames"]
     assert (first, others) == (0, [])
     frames = unpack(packed, -1, 64)
     hello = feed.hello()
@@ -119,7 +120,7 @@ def test_a_sine_at_full_scale_is_near_zero_decibel(info: StreamInfo) -> None:
     sine = np.sin(2 * np.pi * 1000 * np.arange(8000) / 16_000)
     log_mel = reference_log_mel(sine, tiny.FRONTEND).astype(np.float32)
     feed = Feed(info, "s")
-    ((_, packed),) = feed.add_windows([(ScoredWindow(0, np.zeros(3, np.float32)), log_mel)])["frames"]
+    ((_, packed),) = feed.add_windows([(ScoredWindow(0, np.zeros(3, np.float32)), log_mel)]).tick()["frames"]
     loudest = unpack(packed, -1, 64).max() / 255
     low_db = feed.hello()["low_db"]
     assert -3 <= low_db + loudest * -low_db <= 0
@@ -131,7 +132,7 @@ def test_a_gap_is_a_gap_in_the_picture(classifier: Classifier, info: StreamInfo)
     before = len(heard)
     stream.gap(32_000)
     stream.feed(tiny.noise_band("low", 16_000))
-    frames = feed.add_windows(heard)["frames"]
+    frames = feed.add_windows(heard).tick()["frames"]
     assert [first for first, _ in frames] == [0, (16_000 + 32_000) // 160]
     assert len(unpack(frames[0][1], -1, 64)) == 9 + 4 * (before - 1)
 
@@ -139,7 +140,7 @@ def test_a_gap_is_a_gap_in_the_picture(classifier: Classifier, info: StreamInfo)
 def test_scores_are_smoothed_as_the_decision_smooths_them(classifier: Classifier, info: StreamInfo) -> None:
     feed, heard, stream = feed_of(classifier, info)
     stream.feed(tiny.scene())
-    rows = [feed.add_windows([one])["scores"][0] for one in heard]
+    rows = [feed.add_windows([one]).tick()["scores"][0] for one in heard]
     probs = np.stack([window.probs for window, _ in heard])
     for number, (time_s, packed) in enumerate(rows):
         mean = probs[max(0, number - 1) : number + 1].mean(axis=0)  # tiny.DECISION smooths over 2.
@@ -154,7 +155,7 @@ def test_several_windows_in_one_tick_show_the_largest_scores(info: StreamInfo) -
         (ScoredWindow(at * 640, np.array(probs, np.float32)), frames)
         for at, probs in enumerate([[0, 1, 0.2], [0.6, 0, 0.4], [0.2, 0, 0.2]])
     ]
-    ((_, packed),) = feed.add_windows(windows)["scores"]
+    ((_, packed),) = feed.add_windows(windows).tick()["scores"]
     assert unpack(packed, 3).tolist() == [153, 255, 102]
 
 
@@ -246,6 +247,30 @@ def test_a_stream_is_seen_from_hello_to_end(classifier: Classifier, info: Stream
     assert page.counts.failed == 0
     with pytest.raises(OSError, match="refused"):
         get(page)
+
+
+def test_the_end_waits_until_viewers_have_been_sent_it() -> None:
+    clients = Clients(limit=1)
+    client = clients.join(lambda: Message("hello", b"hello "))
+    assert client is not None
+    taken, write = threading.Event(), threading.Event()
+
+    def send() -> None:
+        while client.take(60) is not None:
+            taken.set()
+            write.wait(60)  # Taken from the queue, not written yet.
+        clients.leave(client)
+
+    sender, ender = threading.Thread(target=send), threading.Thread(target=clients.end, args=(60,))
+    sender.start()
+    assert taken.wait(60)
+    ender.start()
+    ender.join(0.2)
+    assert ender.is_alive()
+    write.set()
+    ender.join(60)
+    sender.join(60)
+    assert len(clients) == 0
 
 
 def test_who_comes_late_sees_the_last_seconds(classifier: Classifier, page: LivePage) -> None:
