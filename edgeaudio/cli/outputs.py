@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MB = 1_000_000
 
 #: Secrets come from these variables or from files: what is on the command line, everyone on the machine can read.
-MQTT_PASSWORD = "EDGEAUDIO_MQTT_PASSWORD"
+MQTT_PASSWORD, WEBHOOK_SECRET = "EDGEAUDIO_MQTT_PASSWORD", "EDGEAUDIO_WEBHOOK_SECRET"
 
 _SECRET_BYTES = 4096
 
@@ -96,6 +96,30 @@ MqttCert = Annotated[
     Path | None, typer.Option("--mqtt-cert", metavar="FILE", help="Certificate of this device, where the broker asks.")
 ]
 MqttKey = Annotated[Path | None, typer.Option("--mqtt-key", metavar="FILE", help="Key of --mqtt-cert.")]
+Webhook = Annotated[
+    str | None,
+    typer.Option(
+        "--webhook",
+        metavar="URL",
+        envvar="EDGEAUDIO_WEBHOOK",
+        show_envvar=False,
+        help="POST every event to this http or https URL. Where it is secret: $EDGEAUDIO_WEBHOOK.",
+    ),
+]
+WebhookSecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--webhook-secret-file",
+        metavar="FILE",
+        help=f"Sign with the secret in this file (HMAC-SHA256). Or: ${WEBHOOK_SECRET}.",
+    ),
+]
+WebhookCa = Annotated[
+    Path | None, typer.Option("--webhook-ca", metavar="FILE", help="Authority of the server's certificate (PEM).")
+]
+WebhookTimeoutS = Annotated[
+    float, typer.Option("--webhook-timeout-s", min=0.1, max=300, help="Longest wait for the server at once.")
+]
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,10 @@ class OutputOptions:
     mqtt_ca: MqttCa = None
     mqtt_cert: MqttCert = None
     mqtt_key: MqttKey = None
+    webhook: Webhook = None
+    webhook_secret_file: WebhookSecretFile = None
+    webhook_ca: WebhookCa = None
+    webhook_timeout_s: WebhookTimeoutS = 5.0
     ui: Ui = False
     ui_listen: UiListen = None
     ui_name: UiName = None
@@ -164,7 +192,7 @@ def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> lis
 
     opened: list[Output] = []
     try:
-        for opener in (_lines, _events_file, _clips, _mqtt, _live_page):
+        for opener in (_lines, _events_file, _clips, _mqtt, _webhook, _live_page):
             output = opener(info, options, live)
             if output is not None:
                 opened.append(output)
@@ -227,6 +255,22 @@ def _mqtt(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None
         options.mqtt_ca, options.mqtt_cert, options.mqtt_key,
     )  # fmt: skip
     return MqttPublisher(broker, info, Topics(options.mqtt_prefix, node, options.mqtt_discovery))
+
+
+def _webhook(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:
+    if options.webhook is None:
+        return None
+    from edgeaudio.outputs.webhook import Target, Webhook
+
+    url = split_url("--webhook", options.webhook, ("http", "https"))
+    if url.username is not None:
+        raise ConfigError("--webhook: a user in the URL is not supported; sign with --webhook-secret-file")
+    if not (url.path + url.query).isascii():
+        raise ConfigError(f"--webhook: the path {url.path!r} is not ASCII; write it percent-encoded")
+    if options.webhook_ca and url.scheme != "https":
+        raise ConfigError("--webhook-ca is for https; give the URL as https://HOST")
+    secret = read_secret(options.webhook_secret_file, WEBHOOK_SECRET)
+    return Webhook(Target(options.webhook, secret, options.webhook_ca, options.webhook_timeout_s))
 
 
 def _live_page(info: StreamInfo, options: OutputOptions, live: bool) -> Output | None:

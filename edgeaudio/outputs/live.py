@@ -80,7 +80,7 @@ class LivePage(Output):
         """See `Observer`."""
         self._closing.set()
         self._thread.join(2.0)
-        self._clients.end(timeout_s=1.0)
+        self._clients.end(timeout_s=2.0)
         self._server.shutdown()
         self._server.server_close()
 
@@ -108,7 +108,10 @@ class LivePage(Output):
         messages = []
         windows = [self._windows.popleft() for _ in range(len(self._windows))]
         if windows:
-            messages.append(Message.of("tick", self._feed.add_windows(windows)))
+            heard = self._feed.add_windows(windows)
+            # Whoever comes later gets it from the feed.
+            if len(self._clients):
+                messages.append(Message.of("tick", heard.tick()))
         for _ in range(len(self._events)):
             messages.append(Message.of("event", self._feed.add_event(self._events.popleft())))
         health, self._health = self._health, None

@@ -54,7 +54,6 @@ class Client:
                 return None
             data = b"".join(message.data for message in self._messages)
             self._messages.clear()
-            self._changed.notify()
             return data
 
     def end(self) -> None:
@@ -63,11 +62,6 @@ class Client:
             self._ended = True
             self._changed.notify()
 
-    def drained(self, timeout_s: float) -> bool:
-        """Wait until all was taken."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._messages, timeout_s)
-
 
 class Clients:
     """All of them. Whoever joins gets a greeting first and then every message after it."""
@@ -75,7 +69,7 @@ class Clients:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._clients: set[Client] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._dropped_by_leavers = 0
 
     def join(self, greeting: Callable[[], Message]) -> Client | None:
@@ -93,6 +87,7 @@ class Clients:
         with self._lock:
             self._clients.discard(client)
             self._dropped_by_leavers += client.dropped
+            self._lock.notify_all()
 
     def publish(self, make: Callable[[], list[Message]]) -> int:
         """Send what `make` returns to all; no one joins meanwhile, so a greeting never misses or repeats it."""
@@ -104,14 +99,13 @@ class Clients:
             return len(messages) * len(self._clients)
 
     def end(self, timeout_s: float) -> None:
-        """Say that the stream has ended, and give each a moment to take what waits."""
+        """Say that the stream has ended, and wait until all have been sent what waits and have left."""
         self.publish(lambda: [Message.of("end", {})])
         with self._lock:
-            clients = list(self._clients)
-        for client in clients:
-            client.end()
-        for client in clients:
-            client.drained(timeout_s / max(1, len(clients)))
+            for client in self._clients:
+                client.end()
+            # Queues that are empty are not enough: the process may end before their last bytes are sent.
+            self._lock.wait_for(lambda: not self._clients, timeout_s)
 
     def __len__(self) -> int:
         return len(self._clients)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,20 @@ _HISTORY_BYTES = 1 << 19
 
 Bytes = NDArray[np.uint8]
 Json = dict[str, Any]
+
+
+class Heard(NamedTuple):
+    """Frames in blocks with the number of each one's first, and rows of scores with their time."""
+
+    frames: Iterable[tuple[int, Bytes]]
+    scores: Iterable[tuple[float, Bytes]]
+
+    def tick(self) -> Json:
+        """As the page takes it: frames that follow each other joined, all in base64."""
+        return {
+            "frames": _segments(self.frames),
+            "scores": [[round(time_s, 4), _base64(row)] for time_s, row in self.scores],
+        }
 
 
 class Feed:
@@ -67,20 +81,20 @@ class Feed:
             "mel_hz": [round(float(hz), 1) for hz in mel_centres_hz(spec)],
             "low_db": self._decibel.low_db,
             "high_db": self._decibel.high_db,
-            "tick": {"frames": _segments(self._frames), "scores": [_row(*row) for row in self._scores]},
+            "tick": Heard(self._frames, self._scores).tick(),
             "events": list(self._events),
             "health": self._health,
         }
 
-    def add_windows(self, windows: Sequence[tuple[ScoredWindow, Float32]]) -> Json:
-        """New windows with their new frames, as one message: frames in stretches, one row of scores."""
-        new = [self._frames_of(window, frames) for window, frames in windows if len(frames)]
-        scores = [self._smoothed(window) for window, _ in windows]
-        self._frames.extend(new)
-        held = sum(len(frames) for _, frames in self._frames)
+    def add_windows(self, windows: Sequence[tuple[ScoredWindow, Float32]]) -> Heard:
+        """Remember new windows with their new frames."""
+        frames = [self._frames_of(window, new_frames) for window, new_frames in windows if len(new_frames)]
+        self._frames.extend(frames)
+        held = sum(len(block) for _, block in self._frames)
         while self._frames and held - len(self._frames[0][1]) >= self._frames_kept:
             held -= len(self._frames.popleft()[1])
-        rows = []
+        scores = [self._smoothed(window) for window, _ in windows]
+        rows: list[tuple[float, Bytes]] = []
         if scores:
             # The largest of each: what crosses a threshold must be seen to.
             row = np.rint(255 * np.max(scores, axis=0).clip(0, 1)).astype(np.uint8)
@@ -88,7 +102,7 @@ class Feed:
             self._scores.extend(rows)
         while len(self._scores) > self._rows_kept or self._scores[-1][0] - self._scores[0][0] > HISTORY_S:
             self._scores.popleft()
-        return {"frames": _segments(new), "scores": [_row(*row) for row in rows]}
+        return Heard(frames, rows)
 
     def add_event(self, record: EventRecord) -> Json:
         """An event, as the page lists it."""
@@ -157,10 +171,6 @@ def _segments(frames: Iterable[tuple[int, Bytes]]) -> list[list[Any]]:
             joined.append((first, [block]))
         expected = first + len(block)
     return [[first, _base64(np.concatenate(blocks))] for first, blocks in joined]
-
-
-def _row(time_s: float, scores: Bytes) -> list[Any]:
-    return [round(time_s, 4), _base64(scores)]
 
 
 def _base64(values: Bytes) -> str:

@@ -197,7 +197,7 @@ function eventRow(event) {
 // --- health -------------------------------------------------------------------------------------------------------
 
 const whole = (n) => n.toLocaleString("en").replaceAll(",", "\u2009");
-const fixed = (digits) => (n) => n.toFixed(digits).replace("-", "\u2212");
+const fixed = (digits) => (n) => n.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212");
 
 // Name, field, text of the value, unit, and from where on it is worth a look.
 const FIELDS = [
@@ -228,7 +228,7 @@ for (const [name, field] of [...FIELDS, ["Exits", "exit_counts"]]) {
 function showHealth(health) {
   if (health === null) return showWarnings(null);
   for (const [, field, text, unit, mark] of FIELDS) {
-    const { cell, value } = cells.get(field), given = health[field];
+    const { cell, value } = cells.get(field), given = health[field] ?? null;
     cell.className = (given !== null && mark(given, health)) || "";
     value.replaceChildren(given === null ? "–" : text(given), element("small", "", unit && ` ${unit}`));
   }

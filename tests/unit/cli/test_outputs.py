@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import subprocess
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -163,3 +165,50 @@ def test_secrets_come_from_files_and_variables(tmp_path: Path) -> None:
             read_secret(path, "X")
     with pytest.raises(ConfigError, match="No such file"):
         read_secret(tmp_path / "absent", "X")
+
+
+def test_events_are_posted(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    posts = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posts.append((self.path, self.headers["X-EdgeAudio-Signature"]))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(204)
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    # The URL from the environment, where it is a secret itself.
+    monkeypatch.setenv("EDGEAUDIO_WEBHOOK", f"http://127.0.0.1:{server.server_port}/private")
+    run(classifier, "--webhook-secret-file", str(secret))
+    server.shutdown()
+    server.server_close()
+    assert len(posts) == 6
+    assert all(path == "/private" and sign.startswith("sha256=") for path, sign in posts)
+    assert "private" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--webhook", "host/path"], "wanted http://HOST or https://HOST"),
+        (["--webhook", "ftp://u:s3cret@host"], "wanted http://HOST"),
+        (["--webhook", "file:///etc/passwd"], "wanted http://HOST"),
+        (["--webhook", "http://host/a b"], "wanted http://HOST"),
+        (["--webhook", "http://host/\r\nX: y"], "wanted http://HOST"),
+        (["--webhook", "http://user@host"], "a user in the URL"),
+        (["--webhook", "http://host/hö"], "percent-encoded"),
+        (["--webhook", "http://u:s3cret@host"], "the URL holds a password"),
+        (["--webhook", "http://host", "--webhook-ca", "ca.pem"], "https://HOST"),
+    ],
+)
+def test_urls_that_cannot_be_are_refused(classifier: Classifier, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(classifier, *arguments)
+    assert "s3cret" not in str(caught.value)

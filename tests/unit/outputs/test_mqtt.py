@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from edgeaudio.runtime import Classifier
 from edgeaudio.runtime.observer import Health
 from tests import stream_driver as driver
 from tests import tiny_bundle as tiny
+from tests.certificates import certificates
 from tests.mosquitto import Broker, Listener, retained_on
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -231,44 +231,6 @@ def test_a_password_is_needed_and_a_wrong_one_stops_nothing(
     assert right.counts.sent > 0
     assert "right" not in repr(right._broker)
     broker.stop()
-
-
-def certificates(folder: Path, name: str) -> dict[str, Path]:
-    """An authority, and a certificate of its for 127.0.0.1, as PEM files."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    keys = {part: ec.generate_private_key(ec.SECP256R1()) for part in ("ca", "server")}
-    names = {part: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {part}")]) for part in keys}
-    now = datetime.now(UTC)
-    paths = {}
-    for part, key in keys.items():
-        import ipaddress
-
-        alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(names[part])
-            .issuer_name(names["ca"])
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=part == "ca", path_length=None), critical=True)
-            .add_extension(alternative, critical=False)
-            .sign(keys["ca"], hashes.SHA256())
-        )
-        paths[part] = folder / f"{name}-{part}.pem"
-        paths[part].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        paths[f"{part}_key"] = folder / f"{name}-{part}.key"
-        paths[f"{part}_key"].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-    return paths
 
 
 def test_tls_is_spoken_with_the_right_broker_only(
