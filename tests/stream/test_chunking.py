@@ -20,26 +20,32 @@ from edgeaudio.runtime.classifier import ProbsStream
 from edgeaudio.runtime.windows import WindowStream
 from edgeaudio.spec import DecisionSpec, WindowSpec
 from tests import tiny_bundle as tiny
+from tests import tiny_stateful
 
 RATE = tiny.FRONTEND.sample_rate
 SCENE = tiny.scene()
 
-ENGINES = [("fake", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("litert", "fp32"), ("litert", "int8")]
+Key = tuple[str, ...]
+ENGINES: list[Key] = [("fake", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("litert", "fp32"), ("litert", "int8")]
+ENGINES += [("onnx", "int8", "stateful"), ("litert", "fp32", "stateful")]
 chunk_sizes = st.lists(
     st.one_of(st.sampled_from([0, 1, 159, 160, 161, 400, 640, 80_000]), st.integers(0, 9_001)), max_size=12
 )
 
 
 @pytest.fixture(scope="module")
-def classifiers() -> dict[tuple[str, str], Classifier]:
+def classifiers() -> dict[Key, Classifier]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.ENGINES, "fake", "tests.tiny_bundle:FakeEngine")
-        bundle = tiny.tiny_bundle()
-        return {key: Classifier(bundle, engine=key[0], precision=key[1]) for key in ENGINES}
+        bundle = tiny_stateful.stateful_bundle()
+        return {
+            key: Classifier(bundle, engine=key[0], precision=key[1], stateful=key[2:] == ("stateful",))
+            for key in ENGINES
+        }
 
 
 @pytest.fixture(scope="module")
-def fake(classifiers: dict[tuple[str, str], Classifier]) -> Classifier:
+def fake(classifiers: dict[Key, Classifier]) -> Classifier:
     return classifiers["fake", "fp32"]
 
 
@@ -61,7 +67,7 @@ def _events(stream: StreamClassifier, chunks: list[tiny.Float32]) -> list[Event]
 @settings(max_examples=25)
 @given(sizes=chunk_sizes, n_samples=st.sampled_from([0, 1, 399, 1_679, 1_680, 1_681, 20_011, 32_000]))
 def test_any_chunking_gives_the_probabilities_and_events_of_the_clip(
-    classifiers: dict[tuple[str, str], Classifier], key: tuple[str, str], sizes: list[int], n_samples: int
+    classifiers: dict[Key, Classifier], key: Key, sizes: list[int], n_samples: int
 ) -> None:
     classifier, waveform = classifiers[key], SCENE[:n_samples]
     probs = ProbsStream(classifier)
