@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeaudio.bundle.manifest import ArtefactFormat
+from edgeaudio.bundle.manifest import ArtefactFormat, StatefulArtefact
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import BundleError, ConfigError, ShapeError
+from edgeaudio.runtime.engines.tensors import initial_states
 from tests import tiny_bundle as tiny
+from tests import tiny_stateful
 
 WINDOW_SHAPE = tiny.INPUT_SHAPE[1:]
 
@@ -25,6 +27,13 @@ def engine_class(request: pytest.FixtureRequest) -> Any:
 def engine(request: pytest.FixtureRequest, engine_class: Any) -> Any:
     payload = tiny.payloads()[engine_class.format, request.param]
     return engine_class(tiny.artefact(engine_class.format, request.param, payload), payload)
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def stepping(request: pytest.FixtureRequest, engine_class: Any) -> tuple[Any, StatefulArtefact]:
+    """An engine with a stateful artefact, and that artefact."""
+    artefact = tiny_stateful.stateful_artefact(engine_class.format, request.param)
+    return engine_class(artefact, tiny_stateful.step_payload(engine_class.format, request.param)), artefact
 
 
 def _log_mel(seed: int = 0) -> tiny.Float32:
@@ -73,6 +82,41 @@ def test_answers_are_fresh_and_the_window_is_left_alone(engine: Any) -> None:
 def test_other_windows_are_refused(engine: Any, window: tiny.Float32) -> None:
     with pytest.raises(ShapeError):
         engine.run(window)
+
+
+def test_steps_compute_the_model_of_the_frames_heard(stepping: tuple[Any, StatefulArtefact]) -> None:
+    engine, artefact = stepping
+    heard = np.concatenate([_log_mel(seed) for seed in range(4)])
+    states = initial_states(artefact)
+    for end in range(4, len(heard) + 1, 4):
+        states, logits = engine.run_step(heard[end - 4 : end], states)
+        assert logits.dtype == np.float32
+        if end >= WINDOW_SHAPE[0]:
+            wanted = tiny.linear(heard[end - WINDOW_SHAPE[0] : end])
+            assert logits == pytest.approx(wanted, abs=2 * tiny.OUTPUT_SCALE)
+
+
+def test_a_step_leaves_what_it_was_given_and_gives_fresh_states(stepping: tuple[Any, StatefulArtefact]) -> None:
+    engine, artefact = stepping
+    given = initial_states(artefact)
+    first, logits = engine.run_step(_log_mel()[:4], given)
+    kept = [state.copy() for state in first]
+    engine.run_step(_log_mel(1)[:4], first)
+    assert all(np.array_equal(state, before) for state, before in zip(first, kept, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(given, initial_states(artefact), strict=True))
+    again, same = engine.run_step(_log_mel()[:4], given)
+    assert same.tobytes() == logits.tobytes()
+    assert all(np.array_equal(*pair) for pair in zip(again, kept, strict=True))
+
+
+def test_states_of_another_artefact_are_refused(stepping: tuple[Any, StatefulArtefact]) -> None:
+    engine, artefact = stepping
+    (state,) = initial_states(artefact)
+    for states in ([], [state, state], [state[:, 1:]], [state.astype(np.float64)]):
+        with pytest.raises(ShapeError, match="states are"):
+            engine.run_step(_log_mel()[:4], states)
+    with pytest.raises(ShapeError, match="log_mel is"):
+        engine.run_step(_log_mel()[:5], [state])
 
 
 def test_it_says_what_runs(engine: Any) -> None:

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,15 +23,18 @@ from edgeaudio.runtime.classifier import ProbsStream
 from edgeaudio.runtime.windows import WindowStream
 from edgeaudio.spec import DecisionSpec, WindowSpec
 from tests import tiny_bundle as tiny
+from tests import tiny_stateful
 from tests.frontends import needs_native
 
 RATE = tiny.FRONTEND.sample_rate
 SCENE = tiny.scene()
 
-ENGINES = [("fake", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("litert", "fp32"), ("litert", "int8")]
-CASES = [pytest.param((*key, "numpy"), id="-".join((*key, "numpy"))) for key in ENGINES] + [
-    pytest.param((*key, "native"), id="-".join((*key, "native")), marks=needs_native)
-    for key in (("fake", "fp32"), ("onnx", "int8"))
+Key = tuple[str, ...]
+WINDOWED: list[Key] = [("fake", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("litert", "fp32"), ("litert", "int8")]
+STATEFUL: list[Key] = [("onnx", "int8", "stateful"), ("litert", "fp32", "stateful")]
+NATIVE: list[Key] = [("fake", "fp32"), ("onnx", "int8"), ("onnx", "int8", "stateful")]
+CASES = [pytest.param((*key, "numpy"), id="-".join((*key, "numpy"))) for key in (*WINDOWED, *STATEFUL)] + [
+    pytest.param((*key, "native"), id="-".join((*key, "native")), marks=needs_native) for key in NATIVE
 ]
 chunk_sizes = st.lists(
     st.one_of(st.sampled_from([0, 1, 159, 160, 161, 400, 640, 80_000]), st.integers(0, 9_001)), max_size=12
@@ -42,11 +45,18 @@ chunk_sizes = st.lists(
 def classifier_of() -> Iterator[Callable[..., Classifier]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.ENGINES, "fake", "tests.tiny_bundle:FakeEngine")
-        bundle = tiny.tiny_bundle()
+        bundle = tiny_stateful.stateful_bundle()
 
         @functools.cache
-        def make(engine: str, precision: str, frontend: FrontendChoice) -> Classifier:
-            return Classifier(bundle, engine=engine, precision=precision, frontend=frontend)
+        def make(*key: str) -> Classifier:
+            engine, precision, *form, frontend = key
+            return Classifier(
+                bundle,
+                engine=engine,
+                precision=precision,
+                stateful=form == ["stateful"],
+                frontend=cast("FrontendChoice", frontend),
+            )
 
         yield make
 
@@ -74,7 +84,7 @@ def _events(stream: StreamClassifier, chunks: list[tiny.Float32]) -> list[Event]
 @settings(max_examples=25)
 @given(sizes=chunk_sizes, n_samples=st.sampled_from([0, 1, 399, 1_679, 1_680, 1_681, 20_011, 32_000]))
 def test_any_chunking_gives_the_probabilities_and_events_of_the_clip(
-    classifier_of: Callable[..., Classifier], key: tuple[str, str, str], sizes: list[int], n_samples: int
+    classifier_of: Callable[..., Classifier], key: Key, sizes: list[int], n_samples: int
 ) -> None:
     classifier, waveform = classifier_of(*key), SCENE[:n_samples]
     probs = ProbsStream(classifier)

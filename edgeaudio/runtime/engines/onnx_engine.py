@@ -12,6 +12,7 @@ from edgeaudio.runtime.engines.tensors import (
     check_hidden,
     check_log_mel,
     check_logits,
+    check_states,
     check_tensor,
     dequantise,
     quantise,
@@ -65,7 +66,12 @@ class OnnxEngine:
 
     def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
         """See `Engine.run_step`."""
-        return self._run(self._window(log_mel), *states)
+        window = self._window(log_mel)
+        try:
+            return self._run(window, *states)
+        except (ValueError, VerificationError):
+            check_states(states, self._artefact)
+            raise
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         hidden, logits = self._run(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,14 @@ def takes_hidden(artefact: ModelFile) -> bool:
 def initial_states(artefact: StatefulArtefact) -> list[Hidden]:
     """States that stand for zeros, in the artefact's own dtypes."""
     return [np.full(state.shape, state.zero_point or 0, state.dtype) for state in artefact.states]
+
+
+def check_states(states: Sequence[Hidden], artefact: ModelFile) -> None:
+    """Raise `ShapeError` unless these are the states of the artefact; asked once a step has failed."""
+    wanted = [(info.dtype, info.shape) for info in artefact.inputs[1:]]
+    given = [(state.dtype.name, state.shape) for state in states]
+    if given != wanted:
+        raise ShapeError(f"states are {given!r:.200}, {artefact.name} wants {wanted!r:.200}")
 
 
 def check_hidden(hidden: Hidden, artefact: ModelFile) -> Hidden:
