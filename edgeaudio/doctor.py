@@ -85,11 +85,18 @@ def diagnose(folder: Path) -> Diagnosis:
     """
     groups = _requirements()
     capabilities = [_capability("base", groups[""])]
-    capabilities += [_capability(f"engine {name}", groups[f"runtime-{name}"]) for name in sorted(ENGINES)]
+    of_engines = {name: _capability(f"engine {name}", groups[extra_of(name)]) for name in sorted(ENGINES)}
+    capabilities += of_engines.values()
     capabilities += [_capability("signatures", groups["signing"])]
     capabilities += [_capability("distil, quantise, export", groups["train"]), _capability("tests", groups["dev"])]
-    engines = {name: _capability(name, groups[f"runtime-{name}"]).usable for name in sorted(ENGINES)}
+    engines = {name: capability.usable for name, capability in of_engines.items()}
     return Diagnosis(__version__, _machine(folder), tuple(capabilities), engines)
+
+
+def extra_of(engine: str) -> str:
+    """The extra of the distribution that holds an engine's packages."""
+    # The reference of TensorRT is onnxruntime by another name.
+    return "runtime-onnx" if engine == "tensorrt-reference" else f"runtime-{engine}"
 
 
 def _requirements() -> dict[str, list[PackageStatus]]:

@@ -6,7 +6,7 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
-from edgeaudio.bundle.manifest import Precision, TensorInfo
+from edgeaudio.bundle.manifest import ArtefactFormat, Precision, TensorInfo
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import ConfigError, VerificationError
 
@@ -39,7 +39,17 @@ def export_onnx(
         module: torch.nn.Module = quantised_model(model, precision, example).folded
     else:
         module = float_model(model, precision, example)
-    with quiet_libraries("torch.onnx"), naming_operators("onnx"):
+    proto = untidied(module, example, "onnx")
+    _tidy(proto, quantised=isinstance(module, GraphModule))
+    if compact:
+        proto = onnx_compact.compact(proto)
+        onnx.checker.check_model(proto, full_check=True)
+    return with_float_ends(proto, "onnx", precision)
+
+
+def untidied(module: torch.nn.Module, example: torch.Tensor, format: ArtefactFormat) -> onnx.ModelProto:
+    """What torch makes of a module, with all its names and metadata; errors name `format`."""
+    with quiet_libraries("torch.onnx"), naming_operators(format):
         program = torch.onnx.export(
             module,
             (example,),
@@ -52,13 +62,14 @@ def export_onnx(
         )
         assert program is not None
         proto: onnx.ModelProto = program.model_proto
-    _tidy(proto, quantised=isinstance(module, GraphModule))
-    if compact:
-        proto = onnx_compact.compact(proto)
-        onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def with_float_ends(proto: onnx.ModelProto, format: ArtefactFormat, precision: Precision) -> ExportedArtefact:
+    """The artefact of a finished graph, float from input to outputs whatever lies between."""
     graph = proto.graph
     return ExportedArtefact(
-        format="onnx",
+        format=format,
         precision=precision,
         payload=proto.SerializeToString(deterministic=True),
         input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(graph.input[0])),
@@ -75,6 +86,15 @@ def _tidy(proto: onnx.ModelProto, *, quantised: bool) -> None:
     if quantised:
         onnx_graph.drop_idle_relus(proto.graph)
         onnx_graph.drop_repeated_quantisation(proto.graph)
+    finish(proto)
+
+
+def finish(proto: onnx.ModelProto) -> None:
+    """The last steps of every ONNX file: nothing said twice, short names, and a check of the whole.
+
+    Raises:
+        VerificationError: another opset, domain or IR than wanted.
+    """
     onnx_graph.drop_defaults(proto.graph, OPSET)
     onnx_graph.shorten_names(proto.graph)
     onnx.checker.check_model(proto, full_check=True)

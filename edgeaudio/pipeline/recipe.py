@@ -16,7 +16,7 @@ from edgeaudio.spec import DecisionSpec, ExitSpec, FrontendSpec, Spec, WindowSpe
 from edgeaudio.students.spec import DSCNNSpec, StudentSpec
 from edgeaudio.teachers.finetune_spec import FinetuneSpec
 
-Format = Literal["onnx", "tflite"]
+Format = Literal["onnx", "tflite", "tensorrt"]
 #: What a teacher brings: its first blocks, its embedding, its answers, and its view of unlabelled sounds.
 Part = Literal["blocks", "embedding", "logits", "pool"]
 

@@ -25,12 +25,12 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> doctor.Diagnosis:
 def test_all_is_usable_where_all_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     diagnosis = without(monkeypatch)
     assert all(capability.usable for capability in diagnosis.capabilities)
-    assert diagnosis.engines == {"litert": True, "onnx": True}
+    assert diagnosis.engines == {"litert": True, "onnx": True, "tensorrt-reference": True}
 
 
 def test_a_missing_engine_is_named_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     diagnosis = without(monkeypatch, "ai-edge-litert")
-    assert diagnosis.engines == {"litert": False, "onnx": True}
+    assert diagnosis.engines == {"litert": False, "onnx": True, "tensorrt-reference": True}
     [litert] = [capability for capability in diagnosis.capabilities if capability.name == "engine litert"]
     assert litert.install is not None
     assert shlex.split(litert.install)[:4] == ["python", "-m", "pip", "install"]
