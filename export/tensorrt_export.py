@@ -16,6 +16,7 @@ from .artefact import ExportedArtefact
 from .onnx_cut import cut_onnx
 from .onnx_export import export_onnx, finish, untidied, with_float_ends
 from .operators import Model, naming_operators, quantised_model
+from .tensorrt_rules import require_rules
 
 
 def export_tensorrt(model: Model, example: torch.Tensor, precision: Precision) -> ExportedArtefact:
@@ -42,17 +43,23 @@ def export_tensorrt(model: Model, example: torch.Tensor, precision: Precision) -
         onnx_graph.drop_repeated_quantisation(proto.graph)
         tensorrt_graph.drop_idle_pairs(proto.graph)
         finish(proto)
+    require_rules(proto, f"tensorrt-{precision}")
     return with_float_ends(proto, "tensorrt", precision)
 
 
 def cut_tensorrt(payload: bytes) -> list[tuple[bytes, TensorInfo, tuple[TensorInfo, ...]]]:
-    """As `cut_onnx`, but what one stage leaves for the next is float: TensorRT takes and gives no int8."""
-    stages = []
+    """As `cut_onnx`, but what one stage leaves for the next is float: TensorRT takes and gives no int8.
+
+    Raises:
+        VerificationError: also where a stage by itself breaks a rule of TensorRT.
+    """
+    stages: list[tuple[bytes, TensorInfo, tuple[TensorInfo, ...]]] = []
     for stage, given, outputs in cut_onnx(payload):
         proto = onnx.load_from_string(stage)
         given, outputs = tensorrt_graph.with_float_border(proto, given, outputs)
         onnx_graph.share_constants(proto.graph)
         tensorrt_graph.drop_idle_pairs(proto.graph)
         finish(proto)
+        require_rules(proto, f"stage {len(stages)} of tensorrt")
         stages.append((proto.SerializeToString(deterministic=True), given, outputs))
     return stages

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import collections
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from edgeaudio_export.artefact import ExportedArtefact
 from edgeaudio_export.onnx_export import export_onnx
 from edgeaudio_export.parity import ParityGate, engine_for, engine_name, executor, measure_parity, run_windows
 from edgeaudio_export.tensorrt_export import cut_tensorrt, export_tensorrt
+from edgeaudio_export.tensorrt_rules import RULES, Subject, findings
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from edgeaudio.bundle.manifest import Parity, Precision
 from edgeaudio.compress.ptq import quantise_ptq
-from edgeaudio.errors import ConfigError
+from edgeaudio.errors import ConfigError, VerificationError
 from tests.tiny_gated import FRAMES, N_MELS, gated, quantised, windows
 
 pytestmark = pytest.mark.slow
@@ -100,6 +103,25 @@ def test_a_student_quantised_without_the_symmetric_form_is_refused() -> None:
         export_tensorrt(quantise_ptq(gated(), windows(32)), EXAMPLE, "int8")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_file_that_breaks_a_rule_is_not_exported(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = staged().payload
+
+    def refuse(subject: Subject) -> Iterator[tuple[str, str, str]]:
+        yield "the file", "is not liked", "do better"
+
+    monkeypatch.setitem(RULES, "bias", refuse)
+    with pytest.raises(VerificationError, match=rf"tensorrt-{precision} breaks rules .* bias: the file is not liked"):
+        export_tensorrt(gated() if precision == "fp32" else quantised(), EXAMPLE, precision)
+    with pytest.raises(VerificationError, match="stage 0 of tensorrt breaks rules"):
+        cut_tensorrt(whole)
+
+
+def test_the_uint8_file_of_onnx_would_be_refused() -> None:
+    found = findings(onnx.load_from_string(export_onnx(quantised(), EXAMPLE, "int8").payload))
+    assert {"signed", "zero-point"} <= {item.rule for item in found}
+
+
 class Staged(nn.Module):
     """Hidden, logits of an exit, final logits: what `StagedGraph` gives."""
 
@@ -115,11 +137,14 @@ class Staged(nn.Module):
         return first, self.exit(first.mean((2, 3))), inner.head(second.mean((2, 3)))  # type: ignore[operator]
 
 
-def test_stages_hand_on_floats_and_answer_bit_for_bit_as_the_whole() -> None:
-    import onnxruntime
-
+@functools.cache
+def staged() -> ExportedArtefact:
     torch.manual_seed(1)
-    whole = export_tensorrt(quantise_ptq(Staged().eval(), windows(48), symmetric=True), EXAMPLE, "int8")
+    return export_tensorrt(quantise_ptq(Staged().eval(), windows(48), symmetric=True), EXAMPLE, "int8")
+
+
+def test_stages_hand_on_floats_and_answer_bit_for_bit_as_the_whole() -> None:
+    whole = staged()
     stages = cut_tensorrt(whole.payload)
     assert [given.dtype for _, given, _ in stages] == ["float32", "float32"]
     assert stages[0][2][0] == stages[1][1]
