@@ -28,6 +28,8 @@ EXPORTERS: dict[str, str] = {
 ENGINES: dict[str, str] = {
     "onnx": "edgeaudio.runtime.engines.onnx_engine:OnnxEngine",
     "litert": "edgeaudio.runtime.engines.litert_engine:LiteRTEngine",
+    # Before its reference: what runs a format on a device is the first that is registered for it.
+    "tensorrt": "edgeaudio.runtime.engines.tensorrt_engine:TensorRTEngine",
     "tensorrt-reference": "edgeaudio.runtime.engines.onnx_engine:TensorRTReference",
 }
 DEVICES: dict[str, str] = {

@@ -19,6 +19,7 @@ from edgeaudio import __version__
 from edgeaudio.bench.environment import cpu_description
 from edgeaudio.catalog import ENGINES
 from edgeaudio.errors import UnsupportedError
+from edgeaudio.runtime.engines import cuda_driver
 
 #: Instructions that decide how fast int8 and float32 run, by the kernel's names for them.
 CPU_FLAGS_THAT_MATTER = {
@@ -26,6 +27,8 @@ CPU_FLAGS_THAT_MATTER = {
     "arm": ("neon", "asimd", "asimdhp", "asimddp", "i8mm", "sve"),
 }
 
+# JetPack writes it; there TensorRT is a package of the system.
+_JETSON = Path("/etc/nv_tegra_release")
 _REQUIREMENT = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)(?P<wanted>[^;]*)(?:;.*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"])?"
 )
@@ -85,7 +88,10 @@ def diagnose(folder: Path) -> Diagnosis:
     """
     groups = _requirements()
     capabilities = [_capability("base", groups[""])]
-    of_engines = {name: _capability(f"engine {name}", groups[extra_of(name)]) for name in sorted(ENGINES)}
+    of_engines = {
+        name: _tensorrt() if name == "tensorrt" else _capability(f"engine {name}", groups[extra_of(name)])
+        for name in sorted(ENGINES)
+    }
     capabilities += of_engines.values()
     capabilities += [_capability("signatures", groups["signing"])]
     capabilities += [_capability("distil, quantise, export", groups["train"]), _capability("tests", groups["dev"])]
@@ -94,7 +100,7 @@ def diagnose(folder: Path) -> Diagnosis:
 
 
 def extra_of(engine: str) -> str:
-    """The extra of the distribution that holds an engine's packages."""
+    """The extra of the distribution that holds an engine's packages; TensorRT's are NVIDIA's own affair."""
     # The reference of TensorRT is onnxruntime by another name.
     return "runtime-onnx" if engine == "tensorrt-reference" else f"runtime-{engine}"
 
@@ -128,6 +134,21 @@ def _capability(name: str, packages: list[PackageStatus]) -> Capability:
         requirements = [package.name + package.wanted for package in packages]
         install = f"python -m pip install {shlex.join(requirements)}"
     return Capability(name, tuple(packages), install)
+
+
+def _tensorrt() -> Capability:
+    """NVIDIA's package and a driver that loads; neither is a requirement that pip could meet everywhere."""
+    packages = (
+        PackageStatus("tensorrt", ">=10", _version("tensorrt")),
+        PackageStatus(cuda_driver.LIBRARY, "(NVIDIA driver)", "found" if cuda_driver.is_there() else None),
+    )
+    install = None
+    if packages[1].installed is None:
+        install = "(an NVIDIA GPU and its driver; on a Jetson both come with JetPack 7)"
+    elif packages[0].installed is None:
+        on_jetson = _JETSON.exists()
+        install = "sudo apt-get install python3-libnvinfer" if on_jetson else "python -m pip install 'tensorrt>=10'"
+    return Capability("engine tensorrt (not run on hardware)", packages, install)
 
 
 def _machine(folder: Path) -> Machine:
