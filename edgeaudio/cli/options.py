@@ -18,7 +18,9 @@ Work = Annotated[
     Path | None,
     typer.Option("--work", metavar="DIR", help="Work directory; goes on where it stopped. Default: work/NAME."),
 ]
-Engine = Annotated[str, typer.Option(help="What runs the model: onnx or litert.")]
+Engine = Annotated[
+    str, typer.Option(help="What runs the model: onnx, litert or tensorrt (NVIDIA GPUs; not run on hardware).")
+]
 Precision = Annotated[str, typer.Option(help="Which artefact: fp32 or int8.")]
 Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of the engine.")]
 Exits = Annotated[

@@ -146,7 +146,11 @@ class Recipe(Spec):
     prune: PruneRecipe | None = Field(None, description="cut the trained student to a budget")
     exits: ExitRecipe | None = Field(None, description="let a device stop early on easy windows")
     quantize: QuantizeSpec = QuantizeSpec()
-    formats: tuple[Format, ...] = Field(("onnx", "tflite"), min_length=1)
+    formats: tuple[Format, ...] = Field(
+        ("onnx", "tflite"),
+        min_length=1,
+        description="onnx, tflite and, for NVIDIA GPUs, tensorrt (not run on hardware)",
+    )
     verify: VerifySpec = VerifySpec()
     decision: DecisionSpec = DecisionSpec()
     fit_decision: bool = Field(
