@@ -23,10 +23,14 @@ TEACHERS: dict[str, str] = {
 EXPORTERS: dict[str, str] = {
     "onnx": "edgeaudio_export.onnx_export:export_onnx",
     "tflite": "edgeaudio_export.tflite_export:export_tflite",
+    "tensorrt": "edgeaudio_export.tensorrt_export:export_tensorrt",
 }
 ENGINES: dict[str, str] = {
     "onnx": "edgeaudio.runtime.engines.onnx_engine:OnnxEngine",
     "litert": "edgeaudio.runtime.engines.litert_engine:LiteRTEngine",
+    # Before its reference: what runs a format on a device is the first that is registered for it.
+    "tensorrt": "edgeaudio.runtime.engines.tensorrt_engine:TensorRTEngine",
+    "tensorrt-reference": "edgeaudio.runtime.engines.onnx_engine:TensorRTReference",
 }
 DEVICES: dict[str, str] = {
     "local": "edgeaudio.bench.local:LocalDevice",

@@ -20,6 +20,7 @@ from edgeaudio.bench.environment import cpu_description
 from edgeaudio.catalog import ENGINES
 from edgeaudio.errors import UnsupportedError
 from edgeaudio.frontend.native.stream import HOW_TO_BUILD, compiler, why_not_built
+from edgeaudio.runtime.engines import cuda_driver
 
 #: Instructions that decide how fast int8 and float32 run, by the kernel's names for them.
 CPU_FLAGS_THAT_MATTER = {
@@ -27,6 +28,8 @@ CPU_FLAGS_THAT_MATTER = {
     "arm": ("neon", "asimd", "asimdhp", "asimddp", "i8mm", "sve"),
 }
 
+# JetPack writes it; there TensorRT is a package of the system.
+_JETSON = Path("/etc/nv_tegra_release")
 _REQUIREMENT = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)(?P<wanted>[^;]*)(?:;.*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"])?"
 )
@@ -96,16 +99,26 @@ def diagnose(folder: Path) -> Diagnosis:
     """
     groups = _requirements()
     capabilities = [_capability("base", groups[""])]
-    capabilities += [_capability(f"engine {name}", groups[f"runtime-{name}"]) for name in sorted(ENGINES)]
+    of_engines = {
+        name: _tensorrt() if name == "tensorrt" else _capability(f"engine {name}", groups[extra_of(name)])
+        for name in sorted(ENGINES)
+    }
+    capabilities += of_engines.values()
     capabilities += [_capability("signatures", groups["signing"]), _capability("microphones", groups["mic"])]
     capabilities += [_capability("distil, quantise, export", groups["train"]), _capability("tests", groups["dev"])]
-    engines = {name: _capability(name, groups[f"runtime-{name}"]).usable for name in sorted(ENGINES)}
+    engines = {name: capability.usable for name, capability in of_engines.items()}
     return Diagnosis(__version__, _machine(folder), tuple(capabilities), engines, _native_frontend())
 
 
 def _native_frontend() -> NativeFrontend:
     reason = why_not_built()
     return NativeFrontend(compiler()) if reason is None else NativeFrontend(None, reason, HOW_TO_BUILD)
+
+
+def extra_of(engine: str) -> str:
+    """The extra of the distribution that holds an engine's packages; TensorRT's are NVIDIA's own affair."""
+    # The reference of TensorRT is onnxruntime by another name.
+    return "runtime-onnx" if engine == "tensorrt-reference" else f"runtime-{engine}"
 
 
 def _requirements() -> dict[str, list[PackageStatus]]:
@@ -137,6 +150,21 @@ def _capability(name: str, packages: list[PackageStatus]) -> Capability:
         requirements = [package.name + package.wanted for package in packages]
         install = f"python -m pip install {shlex.join(requirements)}"
     return Capability(name, tuple(packages), install)
+
+
+def _tensorrt() -> Capability:
+    """NVIDIA's package and a driver that loads; neither is a requirement that pip could meet everywhere."""
+    packages = (
+        PackageStatus("tensorrt", ">=10", _version("tensorrt")),
+        PackageStatus(cuda_driver.LIBRARY, "(NVIDIA driver)", "found" if cuda_driver.is_there() else None),
+    )
+    install = None
+    if packages[1].installed is None:
+        install = "(an NVIDIA GPU and its driver; on a Jetson both come with JetPack 7)"
+    elif packages[0].installed is None:
+        on_jetson = _JETSON.exists()
+        install = "sudo apt-get install python3-libnvinfer" if on_jetson else "python -m pip install 'tensorrt>=10'"
+    return Capability("engine tensorrt (not run on hardware)", packages, install)
 
 
 def _machine(folder: Path) -> Machine:

@@ -6,7 +6,7 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
-from edgeaudio.bundle.manifest import Precision, StateInfo, TensorInfo
+from edgeaudio.bundle.manifest import ArtefactFormat, Precision, StateInfo, TensorInfo
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import ConfigError, VerificationError
 
@@ -40,14 +40,19 @@ def export_onnx(
         module: torch.nn.Module = quantised_model(model, precision, example).folded
     else:
         module = float_model(model, precision, example)
-    proto = _converted(module, (example,), [INPUT_NAME], [OUTPUT_NAME])
+    proto = converted(module, (example,), [INPUT_NAME], [OUTPUT_NAME])
     _tidy(proto, quantised=isinstance(module, GraphModule))
     if compact:
         proto = onnx_compact.compact(proto)
         onnx.checker.check_model(proto, full_check=True)
+    return with_float_ends(proto, "onnx", precision)
+
+
+def with_float_ends(proto: onnx.ModelProto, format: ArtefactFormat, precision: Precision) -> ExportedArtefact:
+    """The artefact of a finished graph, float from input to outputs whatever lies between."""
     graph = proto.graph
     return ExportedArtefact(
-        format="onnx",
+        format=format,
         precision=precision,
         payload=proto.SerializeToString(deterministic=True),
         input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(graph.input[0])),
@@ -65,7 +70,7 @@ def export_stateful_onnx(graph: StatefulGraph, precision: Precision) -> Exported
     """
     given = [state.name for state in graph.states]
     left = [next_state(name) for name in given]
-    proto = _converted(graph.module, graph.example(), [INPUT_NAME, *given], [*left, OUTPUT_NAME])
+    proto = converted(graph.module, graph.example(), [INPUT_NAME, *given], [*left, OUTPUT_NAME])
     _tidy(proto, quantised=precision == "int8")
     states = [_state_info(state, value) for state, value in zip(graph.states, proto.graph.input[1:], strict=True)]
     return ExportedStateful(
@@ -90,10 +95,15 @@ def _state_info(state: StateInfo, value: onnx.ValueInfoProto) -> StateInfo:
     return state.model_copy(update={"dtype": "uint8", "zero_point": state.zero_point + onnx_graph.INT8_TO_UINT8})
 
 
-def _converted(
-    module: torch.nn.Module, example: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
+def converted(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    format: ArtefactFormat = "onnx",
 ) -> onnx.ModelProto:
-    with quiet_libraries("torch.onnx"), naming_operators("onnx"):
+    """What torch makes of a module, with all its names and metadata; errors name `format`."""
+    with quiet_libraries("torch.onnx"), naming_operators(format):
         program = torch.onnx.export(
             module,
             example,
@@ -118,6 +128,15 @@ def _tidy(proto: onnx.ModelProto, *, quantised: bool) -> None:
     if quantised:
         onnx_graph.drop_idle_relus(proto.graph)
         onnx_graph.drop_repeated_quantisation(proto.graph)
+    finish(proto)
+
+
+def finish(proto: onnx.ModelProto) -> None:
+    """The last steps of every ONNX file: nothing said twice, short names, and a check of the whole.
+
+    Raises:
+        VerificationError: another opset, domain or IR than wanted.
+    """
     onnx_graph.drop_defaults(proto.graph, OPSET)
     onnx_graph.shorten_names(proto.graph)
     onnx.checker.check_model(proto, full_check=True)

@@ -28,16 +28,27 @@ class ParityGate:
     tie_margin: float = 0.0
 
 
+#: Formats that are checked with another engine than a device's own: what makes them has no such device.
+REFERENCE_ENGINES = {"tensorrt": "tensorrt-reference"}
+
+
 def engine_name(format: str) -> str:
-    """The catalogue's engine that runs files of `format`.
+    """The catalogue's engine that runs files of `format` where they are made.
 
     Raises:
         ConfigError: none does.
     """
+    if format in REFERENCE_ENGINES:
+        return REFERENCE_ENGINES[format]
     for name in catalog.ENGINES:
         if catalog.resolve("engines", name).format == format:
             return name
     raise ConfigError(f"no engine of {sorted(catalog.ENGINES)} runs format {format!r}")
+
+
+def executor(format: str) -> str | None:
+    """What `Parity.executor` says of files of `format`: None where their own engine runs them."""
+    return "onnxruntime" if format in REFERENCE_ENGINES else None
 
 
 def engine_for(entry: ModelFile, payload: bytes) -> Engine:
@@ -51,9 +62,14 @@ def run_windows(engine: Engine, windows: Float32) -> Float32:
     return np.stack([engine.run(window) for window in windows])
 
 
-def measure_parity(logits: Float32, reference_logits: Float32, *, reference: str, gate: ParityGate) -> Parity:
-    """Compare logits `(n, classes)` of the same windows; `reference` says what the other side is.
+def measure_parity(
+    logits: Float32, reference_logits: Float32, *, reference: str, gate: ParityGate, executor: str | None = None
+) -> Parity:
+    """Compare logits `(n, classes)` of the same windows.
 
+    Args:
+        reference: what the other side is.
+        executor: what gave `logits`, where that is not the engine of the artefact's format.
     Raises:
         ShapeError: the two are not of one shape, or hold no window.
     """
@@ -68,6 +84,7 @@ def measure_parity(logits: Float32, reference_logits: Float32, *, reference: str
         tolerance=gate.tolerance,
         argmax_agreement=agreement,
         min_argmax_agreement=gate.min_argmax_agreement,
+        executor=executor,
     )
 
 

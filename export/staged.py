@@ -26,7 +26,7 @@ from edgeaudio.students.exits import EarlyExitStudent, StagedGraph
 
 from .export import FORMATS, PRECISIONS
 from .operators import Model
-from .parity import ParityGate, engine_for, engine_name, measure_parity, run_windows
+from .parity import ParityGate, engine_for, engine_name, executor, measure_parity, run_windows
 
 Cut = Callable[[bytes], list[tuple[bytes, TensorInfo, tuple[TensorInfo, ...]]]]
 
@@ -142,7 +142,8 @@ def chain_parity(bundle: Bundle, chain: ExitChain, windows: Float32, gate: Parit
     whole = bundle.manifest.artefact(format, precision)
     cascade = Cascade.of_bundle(bundle, engine=engine_name(format), precision=precision)
     reference = run_windows(engine_for(whole, bundle.payload(whole)), windows)
-    return measure_parity(cascade.logits(windows)[-1], reference, reference=whole.name, gate=gate)
+    answers = cascade.logits(windows)[-1]
+    return measure_parity(answers, reference, reference=whole.name, gate=gate, executor=executor(format))
 
 
 def staged_layers(student: torch.nn.Module, graph: StagedGraph, layers: Sequence[str]) -> tuple[str, ...]:
@@ -165,6 +166,10 @@ def _cutter(format: ArtefactFormat) -> Cut:
         from .onnx_cut import cut_onnx
 
         return cut_onnx
+    if format == "tensorrt":
+        from .tensorrt_export import cut_tensorrt
+
+        return cut_tensorrt
     from .tflite_cut import cut_tflite
 
     return cut_tflite

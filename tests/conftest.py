@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -43,3 +45,23 @@ def _logging_as_it_was() -> Iterator[None]:
     for name, (level, handlers) in before.items():
         logging.getLogger(name).setLevel(level)
         logging.getLogger(name).handlers[:] = handlers
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """TensorRT and a GPU that are not there (`tests.fake_tensorrt.Fake`), with a cache folder of their own.
+
+    Afterwards: no call of the driver went wrong inside.
+    """
+    from edgeaudio.runtime.engines import cuda_driver
+    from tests.fake_cuda import FakeDriver
+    from tests.fake_tensorrt import Fake
+
+    fake = Fake(FakeDriver())
+    monkeypatch.setitem(sys.modules, "tensorrt", fake.module())
+    monkeypatch.setattr(cuda_driver, "_load", lambda: fake.driver.library)
+    monkeypatch.setenv("EDGEAUDIO_CACHE", str(tmp_path / "cache"))
+    cuda_driver.first_gpu.cache_clear()
+    yield fake
+    cuda_driver.first_gpu.cache_clear()
+    assert fake.driver.faults == []

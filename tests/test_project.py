@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from edgeaudio.catalog import ENGINES, TABLES
+from edgeaudio.doctor import extra_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -82,9 +83,11 @@ def test_every_requirement_is_pinned_within_its_range(requirement: Requirement) 
     assert requirement.specifier.contains(version), f"constraints.txt has {version}"
 
 
-def test_every_engine_has_an_extra_of_its_own() -> None:
+def test_every_engine_but_nvidias_has_an_extra() -> None:
     # `edgeaudio doctor` looks the packages of an engine up by this name.
-    assert {f"runtime-{name}" for name in ENGINES} <= set(PROJECT["project"]["optional-dependencies"])
+    assert {extra_of(name) for name in ENGINES if name != "tensorrt"} <= set(
+        PROJECT["project"]["optional-dependencies"]
+    )
 
 
 def test_every_imported_package_is_declared() -> None:

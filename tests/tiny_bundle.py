@@ -110,6 +110,38 @@ def onnx_model(*, integer_io: bool = False) -> bytes:
 
 
 @functools.cache
+def tensorrt_model() -> bytes:
+    """The model in int8 under the rules of TensorRT: float ends, pairs without zero points, a float bias."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    matrix, bias = weights()
+    scale = float(np.abs(matrix).max() / 127)
+    constants = {
+        "w": np.rint(matrix / scale).astype(np.int8),
+        "w_scale": np.float32(scale),
+        "b": bias,
+        "in_scale": np.float32(3 / 127.5),
+        "zero": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "zero"], ["w_float"]),
+        helper.make_node("QuantizeLinear", ["log_mel", "in_scale", "zero"], ["window_int8"]),
+        helper.make_node("DequantizeLinear", ["window_int8", "in_scale", "zero"], ["window"]),
+        helper.make_node("Flatten", ["window"], ["flat"], axis=1),
+        helper.make_node("Gemm", ["flat", "w_float", "b"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("log_mel", TensorProto.FLOAT, INPUT_SHAPE)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, len(LABELS)))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+@functools.cache
 def tflite_model(*, int8: bool = False) -> bytes:
     """The model as TFLite, written with the flatbuffer schema that LiteRT ships."""
     import flatbuffers
@@ -179,7 +211,7 @@ def artefact(format: str, precision: str, payload: bytes) -> Artefact:
     """The manifest's record of one of the models above."""
     given: dict[str, Any] = {"dtype": "float32"}
     answer: dict[str, Any] = {"dtype": "float32"}
-    if precision == "int8":
+    if precision == "int8" and format != "tensorrt":
         given = {"dtype": "int8", "scale": INPUT_SCALE, "zero_point": INPUT_ZERO_POINT}
         answer = {"dtype": "int8", "scale": OUTPUT_SCALE, "zero_point": OUTPUT_ZERO_POINT}
     return Artefact(
@@ -193,13 +225,19 @@ def artefact(format: str, precision: str, payload: bytes) -> Artefact:
 
 @functools.cache
 def payloads() -> Mapping[tuple[str, str], bytes]:
-    """All models by (format, precision)."""
+    """The models of ONNX and TFLite by (format, precision)."""
     return {
         ("onnx", "fp32"): onnx_model(),
         ("onnx", "int8"): onnx_model(integer_io=True),
         ("tflite", "fp32"): tflite_model(),
         ("tflite", "int8"): tflite_model(int8=True),
     }
+
+
+@functools.cache
+def all_payloads() -> Mapping[tuple[str, str], bytes]:
+    """Also those for TensorRT, which only a GPU runs as they are meant."""
+    return {**payloads(), ("tensorrt", "fp32"): onnx_model(), ("tensorrt", "int8"): tensorrt_model()}
 
 
 def golden(names: tuple[str, ...], *, n_windows: int = 3) -> Golden:
@@ -234,11 +272,11 @@ def manifest(artefacts: tuple[Artefact, ...], vectors: Golden, **changes: Any) -
 
 @functools.cache
 def tiny_bytes(*names: str) -> bytes:
-    """A bundle of the named artefacts ("onnx-fp32", ...; all four without names)."""
-    wanted = [key for key in payloads() if not names or "-".join(key) in names]
-    artefacts = tuple(artefact(*key, payloads()[key]) for key in wanted)
+    """A bundle of the named artefacts ("onnx-fp32", ...; without names the four of ONNX and TFLite)."""
+    wanted = [key for key in all_payloads() if "-".join(key) in names] if names else list(payloads())
+    artefacts = tuple(artefact(*key, all_payloads()[key]) for key in wanted)
     vectors = golden(tuple(a.name for a in artefacts))
-    files = {a.path: payloads()[a.format, a.precision] for a in artefacts}
+    files = {a.path: all_payloads()[a.format, a.precision] for a in artefacts}
     return bundle_bytes(manifest(artefacts, vectors), files, vectors)
 
 

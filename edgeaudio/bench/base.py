@@ -20,13 +20,16 @@ class Device(Protocol):
         bundle: Bundle,
         *,
         artefacts: Literal["all"] | Sequence[str] = "all",
+        engine: str | None = None,
         threads: int = 1,
         options: BenchOptions | None = None,
     ) -> BenchResult:
         """Time `artefacts` (names such as `onnx-int8`) in turns.
 
+        Args:
+            engine: only what this one runs; None is each format's own.
         Raises:
-            ConfigError: the bundle has no such artefact.
+            ConfigError: the bundle has no such artefact, or none for the engine.
             UnsupportedError: a named artefact, or all of them, cannot run there.
         """
         ...

@@ -16,7 +16,7 @@ import psutil
 from edgeaudio.bench.schema import Environment
 
 # The packages whose versions can change a latency.
-_PACKAGES = ("edgeaudio", "numpy", "soxr", "onnxruntime", "ai-edge-litert", "psutil", "pydantic")
+_PACKAGES = ("edgeaudio", "numpy", "soxr", "onnxruntime", "ai-edge-litert", "tensorrt", "psutil", "pydantic")
 
 
 def read_text(path: Path) -> str | None:

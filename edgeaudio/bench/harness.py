@@ -64,6 +64,7 @@ def bench_bundle(
     bundle: Bundle,
     artefacts: Literal["all"] | Sequence[str] = "all",
     *,
+    engine: str | None = None,
     threads: int = 1,
     options: BenchOptions | None = None,
     device: str = "local",
@@ -72,16 +73,23 @@ def bench_bundle(
 
     Args:
         artefacts: names such as `onnx-int8`. With "all", those that cannot run here are listed in `not_run`.
+        engine: what runs them; "all" are then those of its format. None is the first engine of each format.
     Raises:
-        ConfigError: the bundle has no artefact of that name, or a name comes twice.
+        ConfigError: the bundle has no artefact of that name or for that engine, or a name comes twice.
         UnsupportedError: a named artefact, or all of them, cannot run here.
     """
-    known = {artefact.name: artefact for artefact in bundle.manifest.artefacts}
+    format = None if engine is None else resolve("engines", engine).format
+    known = {item.name: item for item in bundle.manifest.artefacts if format in (None, item.format)}
+    if not known:
+        has = ", ".join(item.name for item in bundle.manifest.artefacts)
+        raise ConfigError(
+            f"bundle {bundle.manifest.name!r} has no {format} artefact for engine {engine!r}; it has: {has}"
+        )
     names = list(known) if artefacts == "all" else list(artefacts)
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) != len(names):
         raise ConfigError(f"artefacts {names} of bundle {bundle.manifest.name!r}: wanted each once of {list(known)}")
-    pairs = [(known[name], _engine_for(known[name])) for name in names]
+    pairs = [(known[name], engine or _engine_for(known[name])) for name in names]
     return _bench(bundle, pairs, threads, options or BenchOptions(), device, skip=artefacts == "all")
 
 

@@ -20,8 +20,9 @@ class LocalDevice:
         bundle: Bundle,
         *,
         artefacts: Literal["all"] | Sequence[str] = "all",
+        engine: str | None = None,
         threads: int = 1,
         options: BenchOptions | None = None,
     ) -> BenchResult:
         """See `Device.bench`."""
-        return bench_bundle(bundle, artefacts, threads=threads, options=options, device=self.name)
+        return bench_bundle(bundle, artefacts, engine=engine, threads=threads, options=options, device=self.name)

@@ -102,6 +102,8 @@ def _foot(result: BenchResult, width: int) -> str:
         f"Load average {machine.load_average_1min_before:.2f} before, {machine.load_average_1min_after:.2f} after."
     ]
     lines += [f"{item.artefact} not run: {item.reason}" for item in result.not_run]
+    notes = ((item.artefact, item.engine_info.get("note")) for item in result.artefacts)
+    lines += [f"{artefact}: {note}." for artefact, note in notes if note]
     lines += [f"{item.artefact}: {text}" for item in result.artefacts for text in _refusals(item)]
     for item in result.artefacts:
         reasons = "; ".join(reason.message for reason in item.verdict.reasons)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeaudio.spec import Spec
 
-ArtefactFormat = Literal["onnx", "tflite"]
+#: "tensorrt" is ONNX under the rules of docs/decisions/0008-tensorrt.md.
+ArtefactFormat = Literal["onnx", "tflite", "tensorrt"]
 Precision = Literal["fp32", "int8"]
 
 
@@ -43,6 +44,13 @@ class Parity(Spec):
     tolerance: float | None = None
     argmax_agreement: float = Field(ge=0, le=1)
     min_argmax_agreement: float = Field(ge=0, le=1)
+    executor: str | None = Field(None, description="what ran the artefact, where that is not its own engine")
+
+    @model_serializer(mode="wrap")
+    def _without_absent_executor(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles whose engines ran themselves are byte for byte as before.
+        fields: dict[str, Any] = serialise(self)
+        return {key: value for key, value in fields.items() if key != "executor" or value is not None}
 
     @property
     def passed(self) -> bool:

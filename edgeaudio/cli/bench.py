@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     bench_examples = examples(
         "edgeaudio bench x.eab",
         "edgeaudio bench x.eab --artefact tflite-int8 --out result.json",
+        "edgeaudio bench x.eab --engine tensorrt             not run on hardware",
     )
     app.command("bench", epilog=bench_examples)(bench)
 
@@ -31,6 +32,10 @@ def bench(
         list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")
     ] = None,
     frontend: Frontend = "auto",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Only what this engine runs: onnx, litert or tensorrt (NVIDIA GPUs; not run on hardware)."),
+    ] = None,
     threads: Threads = 1,
     min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600,
     min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0,
@@ -57,7 +62,7 @@ def bench(
     options = BenchOptions.parse(given, source="bench options")
     opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
     result: BenchResult = resolve("devices", device)().bench(
-        opened, artefacts=artefact or "all", threads=threads, options=options
+        opened, artefacts=artefact or "all", engine=engine, threads=threads, options=options
     )
     if out is not None:
         write_result(result, out)

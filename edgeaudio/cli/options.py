@@ -18,7 +18,9 @@ Work = Annotated[
     Path | None,
     typer.Option("--work", metavar="DIR", help="Work directory; goes on where it stopped. Default: work/NAME."),
 ]
-Engine = Annotated[str, typer.Option(help="What runs the model: onnx or litert.")]
+Engine = Annotated[
+    str, typer.Option(help="What runs the model: onnx, litert or tensorrt (NVIDIA GPUs; not run on hardware).")
+]
 Precision = Annotated[str, typer.Option(help="Which artefact: fp32 or int8.")]
 Frontend = Annotated[
     str, typer.Option("--frontend", help="What computes log-mel: native (C), numpy, or auto: native where it is built.")

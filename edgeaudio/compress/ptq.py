@@ -22,6 +22,7 @@ from edgeaudio.compress.qdq import QdqCount, check_integer_graph
 from edgeaudio.compress.quantize_spec import MIN_CALIBRATION_WINDOWS
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.compress.rounding import round_weights
+from edgeaudio.compress.symmetric import symmetric_graph
 from edgeaudio.compress.weights import calibration_batches
 from edgeaudio.errors import DataError, ShapeError
 from edgeaudio.students.exits import EarlyExitStudent, StagedGraph
@@ -52,6 +53,8 @@ class QuantisedStudent:
     qdq: QdqCount
     #: The Conv2d and Linear layers that were declared float; empty when all of it is int8.
     keep_float: tuple[str, ...] = ()
+    #: As `folded`, with zero point 0 on every activation: what TensorRT wants. None where it was not asked for.
+    symmetric: GraphModule | None = None
 
     def logits(self, log_mel: torch.Tensor) -> torch.Tensor:
         """`(n, frames, n_mels)` -> `(n, classes)`, simulated int8 in torch, window by window."""
@@ -68,6 +71,7 @@ def quantise_ptq(
     quantizer: Any = None,
     keep_float: Sequence[str] = (),
     per_channel: bool = True,
+    symmetric: bool = False,
 ) -> QuantisedStudent:
     """Quantise a trained student to static int8. Deterministic; batch norms are folded on the way.
 
@@ -78,6 +82,7 @@ def quantise_ptq(
         quantizer: another PT2E quantizer, checked as strictly; default `IntegerQuantizer`.
         keep_float: module paths (a layer, or all layers of a submodule) that stay float in both formats.
         per_channel: one scale per output channel of a weight; off, one per weight (see `IntegerQuantizer`).
+        symmetric: also make the form without zero points, for the format tensorrt.
     Raises:
         ConfigError: `keep_float` names no layer of the student, or all of them.
         ShapeError, DataError: the calibration windows cannot stand for the data.
@@ -94,11 +99,16 @@ def quantise_ptq(
             quantizer = IntegerQuantizer(keep_float=keep_float, per_channel=per_channel)
         treated = _treated(student, calibration, keep_float=keep_float, per_channel=per_channel)
         prepared = observed_graph(_exported(treated, calibration), calibration, quantizer)
+        without_zero_points = symmetric_graph(prepared) if symmetric else None
         folded, unfolded = convert_graph(prepared)
     count = check_integer_graph(folded, keep_float)
-    check_integer_graph(unfolded, keep_float)
+    for other in (unfolded, without_zero_points):
+        if other is not None:
+            check_integer_graph(other, keep_float)
     logger.info("int8 on %d windows: %d quantise, %d dequantise nodes", len(calibration), *_pair(count))
-    return QuantisedStudent(folded, unfolded, quantizer, frames, n_mels, len(calibration), count, kept)
+    return QuantisedStudent(
+        folded, unfolded, quantizer, frames, n_mels, len(calibration), count, kept, without_zero_points
+    )
 
 
 def _treated(

@@ -23,6 +23,7 @@ from edgeaudio.compress.ptq import QuantisedStudent, check_calibration, convert_
 from edgeaudio.compress.qdq import check_integer_graph
 from edgeaudio.compress.quantize_spec import QatSpec
 from edgeaudio.compress.quiet import quiet_libraries
+from edgeaudio.compress.symmetric import symmetric_graph
 from edgeaudio.distill.losses import TaskKind
 from edgeaudio.distill.module import DistillData, TrainSpec
 from edgeaudio.distill.train import train_student
@@ -55,6 +56,7 @@ def train_qat(
     targets: torch.Tensor | None = None,
     keep_float: Sequence[str] = (),
     per_channel: bool = True,
+    symmetric: bool = False,
     progress_bar: bool = False,
 ) -> QuantisedStudent:
     """Fine-tune a trained student with fake quantisation in `folder`, and convert the averaged result to int8.
@@ -66,7 +68,7 @@ def train_qat(
         train: what the student was trained with: loss terms, augmentation, unlabelled share.
         calibration: `(n, frames, n_mels)` training windows that ranges start from.
         targets: `(n,)` class of each of them, to refuse a one-class calibration.
-        keep_float, per_channel: as `quantise_ptq`.
+        keep_float, per_channel, symmetric: as `quantise_ptq`; ranges learn nothing of the symmetric form.
     Raises:
         ConfigError, ShapeError, DataError, UnsupportedError, VerificationError: as `quantise_ptq`.
         UnsupportedError: a batch norm that cannot be folded.
@@ -92,14 +94,20 @@ def train_qat(
     )
     assert isinstance(trained, _FakeQuantStudent)
     with quiet_libraries("qat"):
-        folded, unfolded = convert_graph(trained.logits_graph(calibration))
+        prepared = trained.logits_graph(calibration)
+        without_zero_points = symmetric_graph(prepared) if symmetric else None
+        folded, unfolded = convert_graph(prepared)
     count = check_integer_graph(folded, paths)
-    check_integer_graph(unfolded, paths)
+    for other in (unfolded, without_zero_points):
+        if other is not None:
+            check_integer_graph(other, paths)
     logger.info(
         "int8 after %d steps: %d quantise, %d dequantise nodes", training.steps, count.quantise, count.dequantise
     )
     frames, n_mels = calibration.shape[1:]
-    return QuantisedStudent(folded, unfolded, quantizer, frames, n_mels, len(calibration), count, kept)
+    return QuantisedStudent(
+        folded, unfolded, quantizer, frames, n_mels, len(calibration), count, kept, without_zero_points
+    )
 
 
 def fine_tune(

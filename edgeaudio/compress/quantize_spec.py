@@ -35,9 +35,7 @@ class QuantizeSpec(Spec):
     method: Literal["ptq", "qat"] = "ptq"
     calibration_windows: int = Field(512, ge=MIN_CALIBRATION_WINDOWS, le=20_000)
     per_channel: bool = Field(True, description="one scale per output channel of weights; off: one per layer")
-    compact: bool = Field(
-        False, description="onnx int8 in QOperator form: the smallest file; TensorRT wants the default Q/DQ form"
-    )
+    compact: bool = Field(False, description="onnx int8 in QOperator form: the smallest file, for onnxruntime alone")
     keep_float: tuple[str, ...] = Field((), description="layers or submodules of the student that stay float")
     max_drop: float | None = Field(
         None,

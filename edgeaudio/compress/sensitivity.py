@@ -117,6 +117,7 @@ def quantise_with_control(
     kind: TaskKind = "single_label",
     calibration_targets: torch.Tensor | None = None,
     keep_float: Sequence[str] = (),
+    symmetric: bool = False,
 ) -> ControlledQuantisation:
     """Quantise all layers; while the metric drops by more than `max_drop`, leave the most harmful one float.
 
@@ -142,7 +143,13 @@ def quantise_with_control(
     kept: list[str] = []
     history: list[float] = []
     while True:
-        quantised = quantise_ptq(student, calibration, targets=calibration_targets, keep_float=[*keep_float, *kept])
+        quantised = quantise_ptq(
+            student,
+            calibration,
+            targets=calibration_targets,
+            keep_float=[*keep_float, *kept],
+            symmetric=symmetric,
+        )
         history.append(task_metric(quantised.logits(windows).numpy(), targets.numpy(), kind))
         if float_metric - history[-1] <= max_drop:
             return ControlledQuantisation(

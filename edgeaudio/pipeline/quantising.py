@@ -76,7 +76,8 @@ def quantise(
     data = _Calibration.of(
         windows, spec.calibration_windows, recipe.windows.held_out, single_label=task.kind == "single_label"
     )
-    options: dict[str, Any] = {"targets": data.classes, "per_channel": spec.per_channel}
+    symmetric = "tensorrt" in recipe.formats
+    options: dict[str, Any] = {"targets": data.classes, "per_channel": spec.per_channel, "symmetric": symmetric}
     if spec.method == "qat":
         return _with_training(context, prepared, teacher, stores, trained, folder, data)
     network = trained.network
@@ -93,6 +94,7 @@ def quantise(
             kind=task.kind,
             calibration_targets=data.classes,
             keep_float=spec.keep_float,
+            symmetric=symmetric,
         )
         student = controlled.student
         facts = _facts(student) | {
@@ -130,6 +132,7 @@ def _with_training(
         "targets": calibration.classes,
         "keep_float": spec.keep_float,
         "per_channel": spec.per_channel,
+        "symmetric": "tensorrt" in recipe.formats,
     }
     data = distill_data(context, prepared, teacher, stores, plan)
     student = train_qat(

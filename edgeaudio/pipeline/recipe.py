@@ -16,7 +16,7 @@ from edgeaudio.spec import DecisionSpec, ExitSpec, FrontendSpec, Spec, WindowSpe
 from edgeaudio.students.spec import DSCNNSpec, StudentSpec, TransformerSpec
 from edgeaudio.teachers.finetune_spec import FinetuneSpec
 
-Format = Literal["onnx", "tflite"]
+Format = Literal["onnx", "tflite", "tensorrt"]
 #: What a teacher brings: its first blocks, its embedding, its answers, and its view of unlabelled sounds.
 Part = Literal["blocks", "embedding", "logits", "pool"]
 
@@ -159,7 +159,11 @@ class Recipe(Spec):
     prune: PruneRecipe | None = Field(None, description="cut the trained student to a budget")
     exits: ExitRecipe | None = Field(None, description="let a device stop early on easy windows")
     quantize: QuantizeSpec = QuantizeSpec()
-    formats: tuple[Format, ...] = Field(("onnx", "tflite"), min_length=1)
+    formats: tuple[Format, ...] = Field(
+        ("onnx", "tflite"),
+        min_length=1,
+        description="onnx, tflite and, for NVIDIA GPUs, tensorrt (not run on hardware)",
+    )
     # Not by default: it doubles files and export time, transformers have none, and tables of clips do not need it.
     stateful: Annotated[StatefulSpec | None, BeforeValidator(_switch)] = Field(
         None, description="also export the student as steps for 'stream --stateful' (dscnn, mn): true, or its fields"

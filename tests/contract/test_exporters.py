@@ -82,7 +82,8 @@ def test_int8_files_hold_eight_bit_weights(name: str) -> None:
     student = tiny_student(16)
     from edgeaudio.compress.ptq import quantise_ptq
 
-    artefact = catalog.resolve("exporters", name)(quantise_ptq(student, windows(32)), EXAMPLE, "int8")
+    quantised = quantise_ptq(student, windows(32), symmetric=True)
+    artefact = catalog.resolve("exporters", name)(quantised, EXAMPLE, "int8")
     n_parameters = sum(parameter.numel() for parameter in student.parameters())
     assert len(artefact.payload) < INT8_MAX_BYTES_PER_PARAMETER * n_parameters + INT8_GRAPH_BYTES
 

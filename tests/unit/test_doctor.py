@@ -13,31 +13,69 @@ from edgeaudio.frontend.native.stream import EXTENSION
 from tests.frontends import needs_native
 
 
-def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> doctor.Diagnosis:
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str, driver: bool = True) -> doctor.Diagnosis:
+    """A machine with everything, TensorRT and a GPU's driver too, but for what is missing."""
     real = metadata.version
 
     def version(name: str) -> str:
         if name in missing:
             raise metadata.PackageNotFoundError(name)
-        return real(name)
+        return "10.16.2" if name == "tensorrt" else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(doctor.cuda_driver, "is_there", lambda: driver)
     return doctor.diagnose(Path())
 
 
 def test_all_is_usable_where_all_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     diagnosis = without(monkeypatch)
     assert all(capability.usable for capability in diagnosis.capabilities)
-    assert diagnosis.engines == {"litert": True, "onnx": True}
+    assert diagnosis.engines == {"litert": True, "onnx": True, "tensorrt": True, "tensorrt-reference": True}
 
 
 def test_a_missing_engine_is_named_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     diagnosis = without(monkeypatch, "ai-edge-litert")
-    assert diagnosis.engines == {"litert": False, "onnx": True}
+    assert diagnosis.engines == {"litert": False, "onnx": True, "tensorrt": True, "tensorrt-reference": True}
     [litert] = [capability for capability in diagnosis.capabilities if capability.name == "engine litert"]
     assert litert.install is not None
     assert shlex.split(litert.install)[:4] == ["python", "-m", "pip", "install"]
     assert shlex.split(litert.install)[4].startswith("ai-edge-litert>=")
+
+
+def tensorrt(diagnosis: doctor.Diagnosis) -> doctor.Capability:
+    name = "engine tensorrt (not run on hardware)"
+    [capability] = [capability for capability in diagnosis.capabilities if capability.name == name]
+    return capability
+
+
+def test_tensorrt_needs_a_driver_first_and_then_nvidias_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert tensorrt(without(monkeypatch)).usable
+    lacks_driver = tensorrt(without(monkeypatch, "tensorrt", driver=False))
+    assert lacks_driver.install is not None
+    assert "an NVIDIA GPU and its driver" in lacks_driver.install
+    assert [package.installed for package in lacks_driver.packages] == [None, None]
+    diagnosis = without(monkeypatch, "tensorrt")
+    assert not diagnosis.engines["tensorrt"]
+    assert tensorrt(diagnosis).install == "python -m pip install 'tensorrt>=10'"
+    monkeypatch.setattr(doctor, "_JETSON", tmp_path)
+    assert tensorrt(without(monkeypatch, "tensorrt")).install == "sudo apt-get install python3-libnvinfer"
+
+
+def test_a_driver_is_looked_for_and_no_gpu_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeaudio.runtime.engines import cuda_driver
+
+    asked: list[str] = []
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", asked.append)
+    assert cuda_driver.is_there()
+    assert asked == ["libcuda.so.1"]
+
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", absent)
+    assert not cuda_driver.is_there()
 
 
 def test_training_is_installed_in_one_command_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:

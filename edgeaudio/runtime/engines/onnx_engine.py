@@ -30,6 +30,7 @@ class OnnxEngine:
     """Runs an ONNX artefact; `threads` within an operator, one operator at a time."""
 
     format = "onnx"
+    _name = "onnx"
 
     def __init__(self, artefact: ModelFile, payload: bytes, *, threads: int = 1) -> None:
         """Build the session from verified bytes.
@@ -92,7 +93,7 @@ class OnnxEngine:
         import onnxruntime
 
         return {
-            "engine": "onnx",
+            "engine": self._name,
             "library": "onnxruntime",
             "version": onnxruntime.__version__,
             "provider": PROVIDER,
@@ -103,6 +104,13 @@ class OnnxEngine:
         artefact = self._artefact
         _check_all("input", self._session.get_inputs(), artefact.inputs, artefact)
         _check_all("output", self._session.get_outputs(), artefact.outputs, artefact)
+
+
+class TensorRTReference(OnnxEngine):
+    """Runs a TensorRT artefact in onnxruntime, on the CPU and without TensorRT: what its parity was measured with."""
+
+    format = "tensorrt"
+    _name = "tensorrt-reference"
 
 
 def _session(artefact: ModelFile, payload: bytes, threads: int) -> Any:

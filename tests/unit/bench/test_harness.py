@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -236,3 +237,37 @@ def test_no_training_package_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_engine_chooses_the_artefacts_that_it_runs() -> None:
+    result = bench_bundle(tiny_bundle(), engine="litert", options=QUICK)
+    assert [(item.artefact, item.engine) for item in result.artefacts] == [
+        ("tflite-fp32", "litert"),
+        ("tflite-int8", "litert"),
+    ]
+    with pytest.raises(ConfigError, match=r"no tensorrt artefact for engine 'tensorrt'; it has: onnx-fp32, "):
+        bench_bundle(tiny_bundle(), engine="tensorrt", options=QUICK)
+    with pytest.raises(ConfigError, match=r"wanted each once of \['tflite-fp32'"):
+        bench_bundle(tiny_bundle(), ["onnx-fp32"], engine="litert", options=QUICK)
+
+
+def test_tensorrt_is_timed_on_its_own_engine_and_says_what_it_is(fake_tensorrt: Any) -> None:
+    bundle = tiny_bundle("onnx-fp32", "tensorrt-int8")
+    result = bench_bundle(bundle, options=QUICK)
+    assert [(item.artefact, item.engine) for item in result.artefacts] == [
+        ("onnx-fp32", "onnx"),
+        ("tensorrt-int8", "tensorrt"),
+    ]
+    assert result.artefacts[1].engine_info["gpu"] == "Orin (fake)"
+    assert "tensorrt-int8: this engine was not run on hardware by its makers." in " ".join(format_table(result).split())
+
+
+def test_where_there_is_no_tensorrt_the_rest_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    bundle = tiny_bundle("onnx-fp32", "tensorrt-int8")
+    result = bench_bundle(bundle, options=QUICK)
+    assert [item.artefact for item in result.artefacts] == ["onnx-fp32"]
+    assert [item.artefact for item in result.not_run] == ["tensorrt-int8"]
+    assert "not run on hardware" in result.not_run[0].reason
+    reference = bench_bundle(bundle, engine="tensorrt-reference", options=QUICK)
+    assert [(item.artefact, item.engine) for item in reference.artefacts] == [("tensorrt-int8", "tensorrt-reference")]

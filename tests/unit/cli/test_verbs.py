@@ -291,3 +291,59 @@ def test_tag_shows_the_strongest_tags(
     assert heard == {"teacher": ("loaded", Path("w.pt")), "n": 800, "rate": 8_000, "top": 2}
     assert "Dog" in text(capsys, *arguments)
     assert main(["tag", "--teacher", "wide-cnn", str(tmp_path / "dog.wav")]) == 2
+
+
+@pytest.fixture
+def tensorrt_bundle(tmp_path: Path) -> str:
+    path = tmp_path / "gpu.eab"
+    path.write_bytes(tiny.tiny_bytes("onnx-fp32", "tensorrt-fp32", "tensorrt-int8"))
+    return str(path)
+
+
+@pytest.mark.parametrize("verb", ["stream", "bench", "eval"])
+def test_the_help_says_that_tensorrt_was_not_run_on_hardware(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = " ".join(text(capsys, verb, "--help").replace("│", " ").split())
+    assert "tensorrt" in page
+    assert "not run on hardware" in page
+
+
+def test_doctor_says_that_tensorrt_was_not_run_on_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "engine tensorrt (not run on hardware)" in text(capsys, "doctor")
+    assert {"tensorrt", "tensorrt-reference"} <= result(capsys, "doctor")["engines"].keys()
+
+
+def test_a_stream_runs_on_tensorrt(
+    tensorrt_bundle: str, sounds: Path, capsys: pytest.CaptureFixture[str], fake_tensorrt: Any
+) -> None:
+    wav = str(sounds / "high" / "1.wav")
+    command = ["stream", tensorrt_bundle, "--input", wav, "--precision", "int8", "--engine"]
+    events = text(capsys, *command, "tensorrt")
+    assert '"label":"high"' in events.replace(" ", "")
+    assert events == text(capsys, *command, "tensorrt-reference")
+    assert fake_tensorrt.builds == 1
+
+
+def test_a_stream_without_tensorrt_is_unsupported_in_one_line(
+    tensorrt_bundle: str, sounds: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    wav = str(sounds / "high" / "1.wav")
+    assert main(["stream", tensorrt_bundle, "--input", wav, "--engine", "tensorrt"]) == 6
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "engine 'tensorrt' (not run on hardware) needs TensorRT 10 or newer" in captured.err
+
+
+def test_a_bench_of_tensorrt_times_its_artefacts(
+    tensorrt_bundle: str, capsys: pytest.CaptureFixture[str], fake_tensorrt: Any
+) -> None:
+    quick = ["--min-hops", "20", "--min-seconds", "0"]
+    # Few hops make an invalid measurement, exit code 4; what ran is shown all the same.
+    main(["bench", tensorrt_bundle, "--engine", "tensorrt", *quick, "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert [item["artefact"] for item in shown["artefacts"]] == ["tensorrt-fp32", "tensorrt-int8"]
+    assert {item["engine_info"]["cache"] for item in shown["artefacts"]} == {"hit"}
+    assert all("not run on hardware" in item["engine_info"]["note"] for item in shown["artefacts"])
+    main(["bench", tensorrt_bundle, "--engine", "tensorrt", *quick])
+    assert "not run on hardware" in " ".join(capsys.readouterr().out.split())

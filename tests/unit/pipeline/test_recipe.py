@@ -61,3 +61,10 @@ def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
     recipe = load_config(path, Recipe)
     assert recipe.name
     assert recipe == Recipe.model_validate_json(recipe.model_dump_json())
+
+
+def test_tensorrt_is_a_format_that_must_be_asked_for() -> None:
+    assert recipe().formats == ("onnx", "tflite")
+    assert recipe(formats=["onnx", "tflite", "tensorrt"]).formats == ("onnx", "tflite", "tensorrt")
+    with pytest.raises(ConfigError, match="add onnx to formats"):
+        recipe(formats=["tensorrt"], quantize={"compact": True})

@@ -1,0 +1,203 @@
+"""TensorRT artefacts on an NVIDIA GPU: an engine built on this device, kept in its cache. *Not run on hardware*.
+
+What holds it up without one: docs/decisions/0008-tensorrt.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgeaudio.bundle.manifest import ModelFile
+from edgeaudio.errors import ConfigError, UnsupportedError, VerificationError
+from edgeaudio.runtime.engines import tensorrt_build
+from edgeaudio.runtime.engines.base import Float32, Hidden
+from edgeaudio.runtime.engines.cuda_driver import Buffer, CudaError, Stream, first_gpu
+from edgeaudio.runtime.engines.tensors import check_hidden, check_log_mel, check_logits, takes_hidden
+
+if TYPE_CHECKING:
+    from edgeaudio.runtime.engines.tensorrt_cache import EngineCache, EngineKey
+
+logger = logging.getLogger(__name__)
+
+# Part of the cache's key: another way to build makes other engines.
+_RECIPE = "strongly typed, no TF32, workspace {workspace_bytes}"
+
+
+class _Loaded(NamedTuple):
+    """TensorRT's engine and how it came to be."""
+
+    engine: Any
+    build_s: float
+    cache: str
+
+
+class TensorRTEngine:
+    """Runs a TensorRT artefact on the first GPU. One instance per thread."""
+
+    format = "tensorrt"
+
+    def __init__(
+        self,
+        artefact: ModelFile,
+        payload: bytes,
+        *,
+        threads: int = 1,
+        cache_folder: Path | None = None,
+        workspace_bytes: int = tensorrt_build.WORKSPACE_BYTES,
+    ) -> None:
+        """Build the engine from verified bytes, or take the one built from the same bytes before.
+
+        Args:
+            threads: of the CPU, which has nothing to compute here; only recorded.
+            cache_folder: of this user alone; None is `$EDGEAUDIO_CACHE/tensorrt` or `~/.cache/edgeaudio/tensorrt`.
+            workspace_bytes: of GPU memory that one kernel may use on the side.
+        Raises:
+            ConfigError: no threads, or a cache folder that others could write engines into.
+            UnsupportedError: no TensorRT from 10 on, no GPU, too little memory, or an operator that is lacking.
+            BundleError: not an ONNX model, or its tensors are not those of the manifest.
+        """
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}, wanted at least 1")
+        self._artefact, self._threads = artefact, threads
+        self._library = tensorrt_build.tensorrt_library()
+        self._gpu = first_gpu()
+        self._gpu.activate()
+        self._log = tensorrt_build.make_logger(self._library)
+        self._runtime = self._library.Runtime(self._log)
+        self._loaded = self._load(payload, cache_folder, workspace_bytes)
+        try:
+            self._stream = Stream(self._gpu)
+            self._buffers = {
+                info.name: Buffer(self._gpu, info.shape, info.dtype) for info in (artefact.input, *artefact.outputs)
+            }
+        except CudaError as error:
+            raise UnsupportedError(f"{artefact.path}: no GPU memory for its inputs and outputs: {error}") from error
+        self._context = self._execution_context()
+
+    def run(self, log_mel: Float32) -> Float32:
+        """See `Engine.run`."""
+        return self._forward(check_log_mel(log_mel, self._artefact))[1]
+
+    def run_stage(self, values: Float32 | Hidden) -> tuple[Hidden | None, Float32]:
+        """See `Engine.run_stage`."""
+        if takes_hidden(self._artefact):
+            return self._forward(check_hidden(values, self._artefact))
+        return self._forward(check_log_mel(values, self._artefact))
+
+    @property
+    def info(self) -> dict[str, str]:
+        """See `Engine.info`; `cache` says whether the engine was built now, `build_s` how long that took then."""
+        return {
+            "engine": "tensorrt",
+            "library": "tensorrt",
+            "version": str(self._library.__version__),
+            "gpu": self._gpu.name,
+            "compute_capability": self._gpu.compute_capability,
+            "driver": self._gpu.driver,
+            "threads": str(self._threads),
+            "build_s": f"{self._loaded.build_s:.1f}",
+            "cache": self._loaded.cache,
+            "note": "this engine was not run on hardware by its makers",
+        }
+
+    def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
+        artefact, buffers = self._artefact, self._buffers
+        np.copyto(buffers[artefact.input.name].values, given)
+        outputs = [buffers[info.name] for info in artefact.outputs]
+        try:
+            # Each thread has a current context of its own.
+            self._gpu.activate()
+            buffers[artefact.input.name].upload(self._stream)
+            if not self._context.execute_async_v3(self._stream.handle):
+                raise VerificationError(f"{artefact.path}: TensorRT failed to run it: {self._said()}")
+            for output in outputs:
+                output.download(self._stream)
+            self._stream.synchronise()
+        except CudaError as error:
+            raise VerificationError(f"{artefact.path}: the GPU failed to run it: {error}") from error
+        hidden = outputs[0].values.copy() if len(outputs) > 1 else None
+        return hidden, check_logits(outputs[-1].values, artefact)
+
+    def _execution_context(self) -> Any:
+        context = self._loaded.engine.create_execution_context()
+        if context is None:
+            raise tensorrt_build.build_error(self._library, self._log, self._artefact, "has no room to run the engine")
+        for name, buffer in self._buffers.items():
+            if not context.set_tensor_address(name, buffer.address):
+                raise VerificationError(f"{self._artefact.path}: TensorRT takes no memory for {name!r}: {self._said()}")
+        return context
+
+    def _load(self, payload: bytes, folder: Path | None, workspace_bytes: int) -> _Loaded:
+        from edgeaudio.runtime.engines.tensorrt_cache import EngineCache, EngineKey, default_folder
+
+        key = EngineKey(
+            gpu=self._gpu.name,
+            compute_capability=self._gpu.compute_capability,
+            tensorrt=str(self._library.__version__),
+            artefact=hashlib.sha256(payload).hexdigest(),
+            settings=_RECIPE.format(workspace_bytes=workspace_bytes),
+        )
+        try:
+            cache = EngineCache(folder or default_folder())
+            waiting = cache.building(key)
+        except OSError as error:
+            return self._built(payload, workspace_bytes, None, key, f"none: {error}")
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(waiting)
+            except OSError as error:
+                logger.warning("no lock in the engine cache: %s", error)
+            kept = cache.load(key)
+            engine = self._deserialised(kept.engine) if kept.engine is not None else None
+            if engine is not None and kept.build_s is not None:
+                return _Loaded(engine, kept.build_s, "hit")
+            reason = kept.reason if kept.engine is None else "TensorRT did not take the one that was there"
+            return self._built(payload, workspace_bytes, cache, key, f"built, {reason}")
+
+    def _built(
+        self, payload: bytes, workspace_bytes: int, cache: EngineCache | None, key: EngineKey, how: str
+    ) -> _Loaded:
+        logger.info("building a TensorRT engine for %s on %s; this takes a while", self._artefact.name, self._gpu.name)
+        start = time.monotonic()
+        serialised = tensorrt_build.build_engine(self._library, self._log, self._artefact, payload, workspace_bytes)
+        build_s = time.monotonic() - start
+        engine = self._deserialised(serialised)
+        if engine is None:
+            raise tensorrt_build.build_error(self._library, self._log, self._artefact, "cannot load what it has built")
+        if cache is not None:
+            try:
+                cache.store(key, serialised, build_s)
+            except OSError as error:
+                logger.warning("the engine for %s is not kept: %s", self._artefact.name, error)
+                how = f"built, not kept: {error}"
+        return _Loaded(engine, build_s, how)
+
+    def _deserialised(self, serialised: bytes) -> Any:
+        """TensorRT's engine with the manifest's tensors, or None where TensorRT does not take the bytes."""
+        self._log.errors.clear()
+        engine = self._runtime.deserialize_cuda_engine(serialised)
+        if engine is not None:
+            tensorrt_build.check_tensors(self._engine_tensors(engine), self._artefact)
+        return engine
+
+    def _engine_tensors(self, engine: Any) -> list[tensorrt_build.Tensor]:
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return [
+            tensorrt_build.Tensor(
+                name,
+                engine.get_tensor_mode(name) == self._library.TensorIOMode.INPUT,
+                tuple(int(size) for size in engine.get_tensor_shape(name)),
+                tensorrt_build.dtype_name(engine.get_tensor_dtype(name)),
+            )
+            for name in names
+        ]
+
+    def _said(self) -> str:
+        return "; ".join(self._log.errors[-2:]) or "it gave no reason"
