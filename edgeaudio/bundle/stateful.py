@@ -8,12 +8,15 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgeaudio.bundle.model_file import ModelFile, Parity, TensorInfo
+from edgeaudio.bundle.model_file import ArtefactFormat, ModelFile, Parity, TensorInfo
 from edgeaudio.spec import Spec, WindowSpec, limits
 
 # Far above any student: five strides that halve time make 32 phases, thirty convolutions as many states.
 MAX_PHASES = 256
 MAX_STATES = 256
+
+#: Formats that a student can be exported to as steps.
+STATEFUL_FORMATS: tuple[ArtefactFormat, ...] = ("onnx", "tflite")
 
 
 class StateInfo(TensorInfo):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from edgeaudio.bundle.stateful import STATEFUL_FORMATS
 from edgeaudio.compress.prune_spec import PruneSpec
 from edgeaudio.compress.quantize_spec import QuantizeSpec
 from edgeaudio.data.windows import AugmentSpec
@@ -234,6 +235,8 @@ class Recipe(Spec):
                 "stateful: a transformer looks at its whole window at once and cannot be streamed; "
                 "use student.family dscnn or mn, or leave stateful out"
             )
+        if not set(self.formats) & set(STATEFUL_FORMATS):
+            raise ValueError(f"stateful: formats are {list(self.formats)}; steps need {' or '.join(STATEFUL_FORMATS)}")
         if self.window.hop_frames % self.step_frames or self.step_frames > self.window.frames:
             raise ValueError(
                 f"stateful.step_frames is {self.step_frames}; it must divide window.hop_frames "

@@ -14,6 +14,7 @@ from torch import nn
 
 from edgeaudio.bundle import Bundle, Stateful, StatefulArtefact
 from edgeaudio.bundle.manifest import Precision
+from edgeaudio.bundle.stateful import STATEFUL_FORMATS
 from edgeaudio.compress.ptq import QuantisedStudent
 from edgeaudio.data.windows import Float32
 from edgeaudio.frontend.stream import FrontendStream
@@ -43,12 +44,11 @@ def wanted_step(context: Context, arm: str) -> int | None:
 def exported_steps(
     context: Context, network: nn.Module, quantised: QuantisedStudent | None, precision: Precision, step_frames: int
 ) -> list[ExportedStateful]:
-    """The stateful form in that precision, in every format of the recipe."""
+    """The stateful form in that precision, in every format of the recipe that has one."""
     recipe = context.recipe
     frames, n_mels = recipe.window.frames, recipe.frontend.n_mels
-    return export_stateful(
-        network, quantised, frames, n_mels, step_frames, formats=recipe.formats, precisions=[precision]
-    )
+    formats = [format for format in recipe.formats if format in STATEFUL_FORMATS]
+    return export_stateful(network, quantised, frames, n_mels, step_frames, formats=formats, precisions=[precision])
 
 
 def write_steps(folder: Path, exported: Sequence[ExportedStateful]) -> list[dict[str, Any]]:
