@@ -13,6 +13,7 @@ import psutil
 from edgeaudio.audio.capture import Capture
 from edgeaudio.audio.ring import Ring
 from edgeaudio.audio.source import AudioSource, Mixer
+from edgeaudio.runtime.clock import DeviceClock
 from edgeaudio.runtime.engines.base import Float32
 from edgeaudio.runtime.observer import Health, Observers
 from edgeaudio.runtime.stream import StreamStats
@@ -22,7 +23,7 @@ DEAD_S = 5.0
 #: A live input that brings nothing for so long is worth a word.
 QUIET_S = 2.0
 #: Above these something is said.
-DC_OFFSET, CLIPPED_FRACTION, BUSY_RTF = 0.05, 0.01, 0.8
+DC_OFFSET, CLIPPED_FRACTION, BUSY_RTF, DRIFT_PPM = 0.05, 0.01, 0.8, 2000.0
 # Of silence: what 24 bits cannot hold any more.
 _FLOOR_DBFS = -150.0
 
@@ -152,9 +153,16 @@ class HealthBook:
     """Keeps the counters of a stream that no single thread or engine outlives, and makes each `Health`."""
 
     def __init__(
-        self, meter: HealthMeter, mixer: Mixer, ring: Ring, capture: Capture, source: AudioSource, outputs: Observers
+        self,
+        meter: HealthMeter,
+        mixer: Mixer,
+        ring: Ring,
+        capture: Capture,
+        source: AudioSource,
+        outputs: Observers,
+        device_clock: DeviceClock | None,
     ) -> None:
-        self.meter = meter
+        self.meter, self._device_clock = meter, device_clock
         self.events = self.overruns = self.engine_restarts = 0
         self.latest: Health | None = None
         self._mixer, self._ring, self._capture, self._source, self._outputs = mixer, ring, capture, source, outputs
@@ -197,10 +205,26 @@ class HealthBook:
             ring_high_water=self._ring.high_water,
             uptime_s=self.meter.uptime_s,
             exit_counts=stats.exit_counts,
-            warnings=(*([] if last else self._about_input()), *warnings, *self._about_outputs()),
+            warnings=(
+                *([] if last else self._about_input()),
+                *self._about_clock(),
+                *warnings,
+                *self._about_outputs(),
+            ),
             reopened=self._capture.reopened,
+            drift_ppm=self._drift_ppm,
         )
         return self.latest
+
+    @property
+    def _drift_ppm(self) -> float | None:
+        return None if self._device_clock is None else self._device_clock.drift_ppm
+
+    def _about_clock(self) -> list[str]:
+        drift_ppm = self._drift_ppm
+        if drift_ppm is None or abs(drift_ppm) < DRIFT_PPM:
+            return []
+        return [f"the input counts {drift_ppm / 1e4:+.2f} % too fast: it has another sample rate than it says"]
 
     def _about_input(self) -> list[str]:
         quiet_s = self._ring.clock() - self._ring.last_arrival_s

@@ -15,6 +15,7 @@ from edgeaudio.audio.ring import Ring
 from edgeaudio.audio.source import AudioSource, Mixer
 from edgeaudio.errors import EdgeAudioError
 from edgeaudio.runtime.classifier import Classifier
+from edgeaudio.runtime.clock import DeviceClock
 from edgeaudio.runtime.health import HealthBook, HealthMeter
 from edgeaudio.runtime.observer import EventRecord, Health, Observer, Observers
 from edgeaudio.runtime.stream import StreamClassifier
@@ -68,15 +69,16 @@ class Stream:
         self._capture = Capture(
             source, audio, ring, backoff_s=self.options.backoff_s, backoff_max_s=self.options.backoff_max_s
         )
+        device_clock = DeviceClock(audio.sample_rate) if source.live else None
+        meter = HealthMeter(audio.sample_rate, clock=clock)
         self._shared = Shared(
             classifier=classifier,
             ring=ring,
             capture=self._capture,
             mixer=mixer,
             observers=self._observers,
-            book=HealthBook(
-                HealthMeter(audio.sample_rate, clock=clock), mixer, ring, self._capture, source, self._observers
-            ),
+            book=HealthBook(meter, mixer, ring, self._capture, source, self._observers, device_clock),
+            device_clock=device_clock,
             sample_rate=audio.sample_rate,
             bundle_rate=classifier.sample_rate,
             fail_on_overrun=self.options.on_overrun == "fail",

@@ -27,6 +27,7 @@ class EventRecord:
     exit: which exit answered; None without exits. latency_ms: from the arrival of the last sample that was needed to
     this record; of a gap, from the first sample behind it. dropped_samples: lost in this stream so far, at the rate of
     the input.
+    wall_start: ISO 8601 with offset, when `t_start_s` was heard, by the measured clock of a live input; None elsewhere.
     file, file_start_s: of a watched folder, the file that this was heard in, and where in the stream that file began;
     None elsewhere.
     """
@@ -43,6 +44,7 @@ class EventRecord:
     dropped_samples: int
     file: str | None = None
     file_start_s: float | None = None
+    wall_start: str | None = None
 
     def to_json(self) -> str:
         """One line; every field is there, null where it does not apply."""
@@ -61,7 +63,8 @@ class Health:
     ring_high_water: largest share of the ring ever filled, 0 to 1; 1 is usual where the input waits, as a file does.
     dc_offset, level_dbfs, cpu_percent (of one core) and rtf are of the time since the health before; in a stream's
     last one, cpu_percent and rtf are of all of it. dead_input: every sample the same, for seconds.
-    reopened: times the input's device was lost and found again. warnings: sentences, each with its likely cause.
+    reopened: times the input's device was lost and found again. drift_ppm: how much faster than this machine's clock a
+    live input counts; None elsewhere and in the first minute. warnings: sentences, each with its likely cause.
     """
 
     samples_in: int
@@ -84,6 +87,7 @@ class Health:
     exit_counts: tuple[int, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     reopened: int = 0
+    drift_ppm: float | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from queue import SimpleQueue
 
 from edgeaudio.audio.capture import Capture
@@ -15,6 +15,7 @@ from edgeaudio.audio.ring import Reading, Ring
 from edgeaudio.audio.source import Mixer
 from edgeaudio.errors import AudioDeviceError
 from edgeaudio.runtime.classifier import Classifier, ScoredWindow
+from edgeaudio.runtime.clock import DeviceClock
 from edgeaudio.runtime.decision import Event
 from edgeaudio.runtime.engines.base import Float32
 from edgeaudio.runtime.health import HealthBook
@@ -40,6 +41,8 @@ class Shared:
     mixer: Mixer
     observers: Observers
     book: HealthBook
+    #: None where the input waits for its listener: then its time is not that of the world.
+    device_clock: DeviceClock | None
     sample_rate: int
     bundle_rate: int
     fail_on_overrun: bool
@@ -152,6 +155,9 @@ class Worker:
             self._feed(self.streamer.next_file, 0)
             shared.file = reading.boundary or None
             shared.file_start_s = self.streamer.position_samples / shared.bundle_rate if shared.file else None
+        if shared.device_clock is not None and len(reading.frames):
+            end = reading.position + len(reading.frames)
+            shared.device_clock.saw(end + shared.never_in_ring, shared.ring.arrival_s(end - 1))
         samples = shared.mixer.mix(reading.frames)
         shared.book.meter.heard(samples)
         if len(samples):
@@ -207,23 +213,32 @@ class Worker:
             self._check()
         with shared.turn:
             self._check()
+            now, now_s = datetime.now().astimezone(), shared.clock()
             record = EventRecord(
                 event=kind,
                 t_start_s=t_start_s,
                 t_end_s=t_end_s,
-                wall_time=datetime.now().astimezone().isoformat(timespec="milliseconds"),
+                wall_time=now.isoformat(timespec="milliseconds"),
                 label=event.label if event else None,
                 score=event.score if event else None,
                 exit=event.exit if event else None,
-                latency_ms=1e3 * max(0.0, shared.clock() - known_s),
+                latency_ms=1e3 * max(0.0, now_s - known_s),
                 bundle=shared.classifier.bundle.sha256[:12],
                 dropped_samples=self.streamer.stats.dropped_samples,
                 file=shared.file,
                 file_start_s=shared.file_start_s,
+                wall_start=self._wall_start(t_start_s, now, now_s),
             )
             shared.book.events += kind == "start"
             shared.records.put(record)
             shared.observers.on_event(record)
+
+    def _wall_start(self, t_start_s: float, now: datetime, now_s: float) -> str | None:
+        clock = self._shared.device_clock
+        heard_s = None if clock is None else clock.host_s(round(t_start_s * self._shared.sample_rate))
+        if heard_s is None:
+            return None
+        return (now - timedelta(seconds=now_s - heard_s)).isoformat(timespec="milliseconds")
 
     def _arrival_s(self, needed_samples: int) -> float:
         """When the last of the first `needed_samples` of the stream, at the bundle's rate, came in."""

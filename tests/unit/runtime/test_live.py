@@ -110,7 +110,7 @@ def test_records_are_one_json_line_each_with_every_field(classifier: Classifier)
     line = json.loads(record.to_json())
     assert list(line) == [
         "event", "t_start_s", "t_end_s", "wall_time", "label", "score", "exit", "latency_ms", "bundle",
-        "dropped_samples", "file", "file_start_s",
+        "dropped_samples", "file", "file_start_s", "wall_start",
     ]  # fmt: skip
     assert (line["event"], line["label"], line["t_end_s"], line["exit"]) == ("start", "low", None, None)
     assert "\n" not in record.to_json()
