@@ -234,6 +234,8 @@ class Recipe(Spec):
                 "stateful: a transformer looks at its whole window at once and cannot be streamed; "
                 "use student.family dscnn or mn, or leave stateful out"
             )
+        if set(self.formats) == {"tensorrt"}:
+            raise ValueError("stateful comes as onnx and tflite; add one of them to formats, or leave stateful out")
         if self.window.hop_frames % self.step_frames or self.step_frames > self.window.frames:
             raise ValueError(
                 f"stateful.step_frames is {self.step_frames}; it must divide window.hop_frames "

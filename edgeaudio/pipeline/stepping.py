@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeaudio_export.artefact import ExportedStateful
 from edgeaudio_export.parity import require_parity
-from edgeaudio_export.stateful import export_stateful, stateful_parity
+from edgeaudio_export.stateful import FORMATS, export_stateful, stateful_parity
 from edgeaudio_export.stateful_graph import check_step
 from torch import nn
 
@@ -43,12 +43,11 @@ def wanted_step(context: Context, arm: str) -> int | None:
 def exported_steps(
     context: Context, network: nn.Module, quantised: QuantisedStudent | None, precision: Precision, step_frames: int
 ) -> list[ExportedStateful]:
-    """The stateful form in that precision, in every format of the recipe."""
+    """The stateful form in that precision, in every format of the recipe that has one."""
     recipe = context.recipe
     frames, n_mels = recipe.window.frames, recipe.frontend.n_mels
-    return export_stateful(
-        network, quantised, frames, n_mels, step_frames, formats=recipe.formats, precisions=[precision]
-    )
+    formats = [format for format in recipe.formats if format in FORMATS]
+    return export_stateful(network, quantised, frames, n_mels, step_frames, formats=formats, precisions=[precision])
 
 
 def write_steps(folder: Path, exported: Sequence[ExportedStateful]) -> list[dict[str, Any]]:
