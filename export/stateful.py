@@ -20,9 +20,12 @@ from edgeaudio.runtime.stateful import StatefulRunner, stream_logits
 from edgeaudio.runtime.stream_check import both_ways, stream_tolerance
 
 from .artefact import ExportedStateful
-from .export import FORMATS, PRECISIONS
+from .export import PRECISIONS
 from .parity import ParityGate, engine_for, engine_name, measure_parity
 from .stateful_graph import stateful_graph
+
+# A step is microseconds of work: handing it to a GPU costs more than it saves.
+FORMATS: tuple[ArtefactFormat, ...] = ("onnx", "tflite")
 
 
 def export_stateful(
@@ -41,9 +44,13 @@ def export_stateful(
         quantised: the int8 student; its stateful form has the same weights, scales and zero points. May be None when
             int8 is not asked for.
     Raises:
-        ConfigError: int8 without `quantised`, or a step that does not fit (see `stateful_graph`).
+        ConfigError: int8 without `quantised`, a format without stateful form, or a step that does not fit (see
+            `stateful_graph`).
         UnsupportedError: a student that cannot be streamed, or an operator that a format lacks.
     """
+    unknown = [format for format in formats if format not in FORMATS]
+    if unknown:
+        raise ConfigError(f"the stateful form comes as {', '.join(FORMATS)}, not as {', '.join(unknown)}")
     exported = []
     for format in formats:
         for precision in precisions:

@@ -236,7 +236,7 @@ class Recipe(Spec):
                 "use student.family dscnn or mn, or leave stateful out"
             )
         if not set(self.formats) & set(STATEFUL_FORMATS):
-            raise ValueError(f"stateful: formats are {list(self.formats)}; steps need {' or '.join(STATEFUL_FORMATS)}")
+            raise ValueError("stateful comes as onnx and tflite; add one of them to formats, or leave stateful out")
         if self.window.hop_frames % self.step_frames or self.step_frames > self.window.frames:
             raise ValueError(
                 f"stateful.step_frames is {self.step_frames}; it must divide window.hop_frames "

@@ -40,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
-        """One step of a stateful artefact: (states of the next step, logits `(classes,)` float32).
+        """One step of a stateful artefact, where the format has one: (states of the next step, logits `(classes,)`).
 
         Args:
             log_mel: the new frames `(step_frames, n_mels)` float32. states: what the last step gave, untouched, or
