@@ -12,7 +12,7 @@ import json
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,10 +63,24 @@ class DataType(enum.Enum):
     UINT8 = 5
 
 
-class ErrorCode(enum.Enum):
-    MODEL_DESERIALIZE_FAILED = 3
-    INVALID_NODE = 6
-    UNSUPPORTED_NODE = 8
+class _ErrorCode:
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def name(self) -> str:
+        """As in the bindings of 10.3: not the member's name."""
+        return "a capsule's"
+
+
+class ErrorCode:
+    """An enumeration of pybind11, whose members were not given names of their own."""
+
+    MODEL_DESERIALIZE_FAILED, INVALID_NODE, UNSUPPORTED_NODE = map(_ErrorCode, (3, 6, 8))
+    __members__: ClassVar = {
+        "MODEL_DESERIALIZE_FAILED": MODEL_DESERIALIZE_FAILED,
+        "INVALID_NODE": INVALID_NODE,
+        "UNSUPPORTED_NODE": UNSUPPORTED_NODE,
+    }
 
 
 class IHostMemory(bytearray):
@@ -78,10 +92,10 @@ class IHostMemory(bytearray):
 
 
 class ParserError:
-    def __init__(self, code: ErrorCode, desc: str, node: int, operator: str, name: str) -> None:
+    def __init__(self, code: _ErrorCode, desc: str, node: int, operator: str, name: str) -> None:
         self._facts = (code, desc, node, operator, name)
 
-    def code(self) -> ErrorCode:
+    def code(self) -> _ErrorCode:
         return self._facts[0]
 
     def desc(self) -> str:
@@ -109,7 +123,7 @@ class Fake:
         #: Appended to at every build, for tests with several processes.
         self.build_record: Path | None = None
         #: The first ONNX node of this kind is refused with this code.
-        self.refused: tuple[str, ErrorCode] | None = None
+        self.refused: tuple[str, _ErrorCode] | None = None
         self.starts = self.deserialises = self.has_room = self.executes = self.takes_addresses = True
         self.flags: list[int] = []
         self.settings: dict[str, Any] = {}
@@ -146,9 +160,7 @@ class Fake:
                 assert isinstance(logger, ILogger)
                 assert logger._ready  # pybind11 refuses a subclass whose base was not initialised.
                 self._logger = logger
-                if not fake.starts:
-                    logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
-                    raise TypeError("pybind11::init(): factory function returned nullptr")
+                fake.start(logger)
 
             def create_network(self, flags: int = 0) -> INetworkDefinition:
                 fake.flags.append(flags)
@@ -238,6 +250,7 @@ class Fake:
             def __init__(self, logger: ILogger) -> None:
                 assert isinstance(logger, ILogger)
                 self._logger = logger
+                fake.start(logger)
 
             def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
                 payload = fake.unplan(serialized_engine) if fake.deserialises else None
@@ -257,6 +270,12 @@ class Fake:
     @property
     def major(self) -> int:
         return int(self.version.partition(".")[0])
+
+    def start(self, logger: ILogger) -> None:
+        """What makers of Builder and Runtime do first; the error is the one on record."""
+        if not self.starts:
+            logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def note_build(self) -> None:
         self.builds += 1

@@ -3,8 +3,8 @@
     pip download --no-deps --only-binary=:all: -d DIR tensorrt-cu12-bindings==11.4.0.106        (and other releases)
     python tests/record_tensorrt_api.py DIR/*.whl
 
-The bindings are loaded against empty libraries, made here with `cc`: enough to read names, not to run anything.
-They are for the Python that runs this, x86-64 Linux.
+The bindings are loaded against empty libraries, made here with `cc`: enough to read names and to see how a start
+fails, not to run anything. They are for the Python that runs this, x86-64 Linux.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ sys.path.insert(0, sys.argv[1])
 import tensorrt_bindings as trt
 names = {{name: sorted(item for item in dir(getattr(trt, name)) if not item.startswith("_")) for name in {CLASSES!r}}}
 names["ILogger.Severity"] = sorted(trt.ILogger.Severity.__members__)
+def raised(kind):
+    try:
+        kind(trt.Logger())
+    except Exception as error:
+        return type(error).__name__
+names["(raised where nothing starts)"] = [f"{{kind.__name__}}: {{raised(kind)}}" for kind in (trt.Builder, trt.Runtime)]
+names["(what .name of a member is)"] = [
+    f"{{kind.__name__}}: {{type(member.name).__name__}}"
+    for kind, member in ((trt.DataType, trt.DataType.FLOAT), (trt.ErrorCode, trt.ErrorCode.SUCCESS))
+]
 print(json.dumps({{trt.__version__: names}}))
 """
 

@@ -38,7 +38,7 @@ student: {family: transformer, width: 12, depth: 1, patch_frames: 9}
 train: {windows_seen: 640, unlabelled_share: 0.5, semi: {method: fixmatch}}
 quantize: {method: qat, calibration_windows: 64, qat: {windows_seen: 320}}
 control: false
-formats: [onnx]
+formats: [onnx, tensorrt]
 """
 
 pytestmark = pytest.mark.slow
@@ -126,3 +126,11 @@ def test_few_labels_semi_supervision_a_transformer_and_qat(tmp_path):
     assert {"label-rest-fold2", "label-fold2", "quantize-fold2-distilled"} <= stages
     (store,) = (tmp_path / "work" / "stages").glob("label-fold2-*/labels.store")
     assert store.is_file()
+    manifest = Bundle.read(tmp_path / "work" / arm.bundle).manifest
+    executors = {artefact.name: artefact.parity.executor for artefact in manifest.artefacts if artefact.parity}
+    assert executors == {
+        "onnx-fp32": None,
+        "onnx-int8": None,
+        "tensorrt-fp32": "onnxruntime",
+        "tensorrt-int8": "onnxruntime",
+    }

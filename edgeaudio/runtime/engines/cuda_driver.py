@@ -1,7 +1,7 @@
 """The first GPU, through CUDA's driver library and ctypes: memory, a stream, nothing else. *Not run on hardware*.
 
 Not NVIDIA's `cuda-python`: libcuda.so.1 lies wherever a GPU works and its symbols carry versions, whereas a package
-must be found for the CUDA of each JetPack. Prototypes are those of cuda.h of CUDA 12.6; 13 has the same.
+must be found for the CUDA of each JetPack. Prototypes are those of cuda.h; a C compiler took them with 12.6 and 13.0.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ MIN_MAJOR = 10
 WORKSPACE_BYTES = 256 * 2**20
 _SHOWN_ERRORS = 4
 _DTYPES = {"FLOAT": "float32", "INT8": "int8", "UINT8": "uint8"}
+_UNSUPPORTED = "UNSUPPORTED"
 
 
 class Tensor(NamedTuple):
@@ -86,14 +87,13 @@ def build_engine(library: Any, log: Any, artefact: ModelFile, payload: bytes, wo
         BundleError: not an ONNX model, or its tensors are not those of the manifest; names the node.
         UnsupportedError: this TensorRT lacks an operator or cannot build it here, for want of memory say.
     """
-    builder = _builder(library, log)
+    builder = started(library, log, library.Builder)
     typed = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     # TensorRT 10 asks for the flag; 11 is always so and takes no notice of it.
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = library.OnnxParser(network, log)
-    # A snapshot, because errors of the logger before this are not the parser's.
     if not parser.parse(payload):
-        raise _parse_error(parser, log, artefact)
+        raise _parse_error(library, parser, log, artefact)
     check_tensors(_network_tensors(library, network), artefact)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -128,37 +128,42 @@ def check_tensors(given: Iterable[Tensor], artefact: ModelFile) -> None:
         check_tensor("input" if key[1] else "output", found[key].shape, found[key].dtype, info, artefact)
 
 
-def dtype_name(data_type: Any) -> str:
+def dtype_name(library: Any, data_type: Any) -> str:
     """float32 and the like, or TensorRT's own name for what no artefact has."""
-    name = str(getattr(data_type, "name", data_type))
+    name = _member(library.DataType, data_type)
     return _DTYPES.get(name, name)
 
 
-def _builder(library: Any, log: Any) -> Any:
+def started(library: Any, log: Any, kind: Any) -> Any:
+    """`library.Builder` or `library.Runtime`, made. Raises UnsupportedError: no GPU, or a driver too old for it."""
     try:
-        builder = library.Builder(log)
-    except (TypeError, RuntimeError) as error:
-        # So pybind11 puts it where the library gave nothing: no GPU, or a driver that is too old for it.
+        return kind(log)
+    except (TypeError, RuntimeError) as error:  # So pybind11 puts it where the library gave nothing.
         said = "; ".join(log.errors[-_SHOWN_ERRORS:]) or str(error)
         raise UnsupportedError(f"TensorRT {library.__version__} does not start here: {said:.600}") from error
-    return builder
+
+
+def _member(enumeration: Any, value: Any) -> str:
+    # Not `value.name`: in the bindings of 10.3 to 10.13 that of an ErrorCode is a method of something else.
+    names = (name for name, member in enumeration.__members__.items() if member == value)
+    return next(names, str(value))
 
 
 def _network_tensors(library: Any, network: Any) -> list[Tensor]:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     return [
-        Tensor(tensor.name, is_input, tuple(int(size) for size in tensor.shape), dtype_name(tensor.dtype))
+        Tensor(tensor.name, is_input, tuple(int(size) for size in tensor.shape), dtype_name(library, tensor.dtype))
         for tensors, is_input in ((inputs, True), (outputs, False))
         for tensor in tensors
     ]
 
 
-def _parse_error(parser: Any, log: Any, artefact: ModelFile) -> BundleError | UnsupportedError:
+def _parse_error(library: Any, parser: Any, log: Any, artefact: ModelFile) -> BundleError | UnsupportedError:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     said = "; ".join(_described(error) for error in errors[:_SHOWN_ERRORS])
     said = said or "; ".join(log.errors[-_SHOWN_ERRORS:]) or "no reason given"
-    if errors and str(getattr(errors[0].code(), "name", "")).startswith("UNSUPPORTED"):
+    if errors and _member(library.ErrorCode, errors[0].code()).startswith(_UNSUPPORTED):
         return UnsupportedError(f"{artefact.path}: this TensorRT lacks an operator: {said:.600}")
     return BundleError(f"{artefact.path}: TensorRT refuses the model: {said:.600}")
 

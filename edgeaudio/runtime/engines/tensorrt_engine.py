@@ -70,7 +70,7 @@ class TensorRTEngine:
         self._gpu = first_gpu()
         self._gpu.activate()
         self._log = tensorrt_build.make_logger(self._library)
-        self._runtime = self._library.Runtime(self._log)
+        self._runtime = tensorrt_build.started(self._library, self._log, self._library.Runtime)
         self._loaded = self._load(payload, cache_folder, workspace_bytes)
         try:
             self._stream = Stream(self._gpu)
@@ -194,7 +194,7 @@ class TensorRTEngine:
                 name,
                 engine.get_tensor_mode(name) == self._library.TensorIOMode.INPUT,
                 tuple(int(size) for size in engine.get_tensor_shape(name)),
-                tensorrt_build.dtype_name(engine.get_tensor_dtype(name)),
+                tensorrt_build.dtype_name(self._library, engine.get_tensor_dtype(name)),
             )
             for name in names
         ]
