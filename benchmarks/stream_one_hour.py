@@ -68,7 +68,7 @@ def main() -> int:
             digest = hashlib.sha256(decided(done.stdout)).hexdigest()
             digests.add(digest)
             print(f"{chunk:>6}: {len(done.stdout.splitlines())} event lines, sha256 {digest[:16]}", flush=True)
-            print(f"        {done.stderr.decode().strip().splitlines()[-1]}", flush=True)
+            print(f"        {done.stderr.decode().splitlines()[0]}", flush=True)
     print("identical" if len(digests) == 1 else "DIFFERENT")
     return 0 if len(digests) == 1 else 1
 

@@ -46,7 +46,9 @@ class DeviceClock:
         """How much faster the device counts than the host; None in the first minute."""
         if self._first_x is None or self._x - self._first_x < _WARM_UP_S / 2 or self._xx <= 0:
             return None
-        return (1 / (1 + self._slope) - 1) * 1e6
+        host_per_device = 1 + self._slope
+        # An input that is no clock at all, such as one that is faster than the world.
+        return (1 / host_per_device - 1) * 1e6 if host_per_device > 0.01 else None
 
     def host_s(self, position_samples: int) -> float | None:
         """When the host had the sample before `position_samples`; None before anything was learnt."""
