@@ -53,14 +53,20 @@ def cut_tflite(payload: bytes) -> list[tuple[bytes, TensorInfo, tuple[TensorInfo
     return stages
 
 
-def in_signature_order(payload: bytes) -> bytes:
-    """A converted graph with its inputs and outputs in the order of the module that it was made from."""
+def tidy_steps(payload: bytes) -> bytes:
+    """A converted stateful graph with its ends in the order of its module, without transposes to and fro."""
     model = schema.ModelT.InitFromPackedBuf(payload, 0)
     (graph,) = model.subgraphs
     (signature,) = model.signatureDefs
-    graph.inputs = [int(end.tensorIndex) for end in _numbered(signature.inputs)]
-    graph.outputs = [int(end.tensorIndex) for end in _numbered(signature.outputs)]
-    return _pack(model)
+    takes = [int(end.tensorIndex) for end in _numbered(signature.inputs)]
+    same = _cancel_transposes(model)
+    gives = [same.get(at, at) for at in (int(end.tensorIndex) for end in _numbered(signature.outputs))]
+    needed, kept = set(gives), []
+    for operator in reversed(graph.operators):  # The order of a TFLite graph is topological.
+        if needed.intersection(map(int, operator.outputs)):
+            needed.update(map(int, operator.inputs))
+            kept.append(operator)
+    return _pack(_extract(model, kept[::-1], takes, gives))
 
 
 def _numbered(ends: list[Any]) -> list[Any]:
@@ -79,9 +85,10 @@ def tensor_infos(payload: bytes) -> tuple[tuple[TensorInfo, ...], tuple[TensorIn
     return inputs, outputs
 
 
-def _cancel_transposes(model: Any) -> None:
-    """Let whatever reads a tensor that was transposed to and fro read the tensor itself."""
+def _cancel_transposes(model: Any) -> dict[int, int]:
+    """Let whatever reads a tensor that was transposed to and fro read the tensor itself; from copy to tensor."""
     (graph,) = model.subgraphs
+    same = {}
     for second in graph.operators:
         if not _is(model, second, schema.BuiltinOperator.TRANSPOSE):
             continue
@@ -92,6 +99,8 @@ def _cancel_transposes(model: Any) -> None:
         if [there[axis] for axis in back] == list(range(len(there))):
             for operator in graph.operators:
                 operator.inputs = [first.inputs[0] if at == second.outputs[0] else at for at in operator.inputs]
+            same[int(second.outputs[0])] = int(first.inputs[0])
+    return same
 
 
 def _undressed(model: Any, number: int) -> int:
@@ -117,13 +126,13 @@ def _stage(model: Any, takes: int, gives: list[int]) -> Any:
             f"tflite: the stage that gives tensors {gives} also reads tensors {sorted(missing)}; "
             "an exit must follow a section that all later ones depend on alone"
         )
-    return _extract(model, operators, takes, gives)
+    return _extract(model, operators, [takes], gives)
 
 
-def _extract(model: Any, operators: list[Any], takes: int, gives: list[int]) -> Any:
+def _extract(model: Any, operators: list[Any], takes: list[int], gives: list[int]) -> Any:
     """A model of those operators alone, with the tensors, buffers and operator codes that they use."""
     (graph,) = model.subgraphs
-    used = [{takes, *gives}, *({int(at) for at in (*op.inputs, *op.outputs) if at >= 0} for op in operators)]
+    used = [{*takes, *gives}, *({int(at) for at in (*op.inputs, *op.outputs) if at >= 0} for op in operators)]
     tensors = {at: number for number, at in enumerate(sorted(set.union(*used)))}
     codes = {code: number for number, code in enumerate(sorted({op.opcodeIndex for op in operators}))}
     # Buffer 0 stands for "no data" in every model.
@@ -139,7 +148,7 @@ def _extract(model: Any, operators: list[Any], takes: int, gives: list[int]) -> 
         operator.opcodeIndex = codes[operator.opcodeIndex]
         operator.inputs = [tensors.get(int(at), -1) for at in operator.inputs]
         operator.outputs = [tensors[int(at)] for at in operator.outputs]
-    part.inputs, part.outputs = [tensors[takes]], [tensors[at] for at in gives]
+    part.inputs, part.outputs = [tensors[at] for at in takes], [tensors[at] for at in gives]
     stage.version = model.version
     stage.operatorCodes = [model.operatorCodes[code] for code in codes]
     stage.buffers = [model.buffers[buffer] for buffer in buffers]

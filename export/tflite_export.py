@@ -79,7 +79,7 @@ def export_stateful_tflite(
                 stack.enter_context(_float_layers_stay_float())
         converted: bytes = litert_torch.convert(graph.module, graph.example(), **options).model_content()
     payload = tflite_graph.compact(
-        tflite_cut.in_signature_order(converted),
+        tflite_cut.tidy_steps(converted),
         input_names=[INPUT_NAME, *given],
         output_names=[*map(next_state, given), OUTPUT_NAME],
     )

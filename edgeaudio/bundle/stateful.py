@@ -81,6 +81,9 @@ class StatefulArtefact(ModelFile):
             raise ValueError(
                 f"{self.name}: {len(self.outputs)} outputs, wanted {len(self.states)} states and the logits"
             )
+        phases = [state.phases for state in self.states]
+        if any(max(phases) % n for n in phases):
+            raise ValueError(f"{self.name}: phases of states are {phases}; each must divide the most")
         if self.state_bytes > limits.STATE_BYTES:
             raise ValueError(f"{self.name}: states of {self.state_bytes} bytes, at most {limits.STATE_BYTES}")
         for state, following in zip(self.states, self.outputs, strict=False):

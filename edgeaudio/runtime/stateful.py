@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -24,21 +25,25 @@ class StatefulRunner:
         """`engine` has `artefact` loaded; several runners may share it, one after the other."""
         self._engine = engine
         self._artefact = artefact
+        phases = [state.phases for state in artefact.states]
+        first = list(itertools.accumulate(phases, initial=0))
+        # In `_held`: where each state's value of a turn lies. The manifest has seen to it that all phases fit into one.
+        self._turns = [[at + turn % n for at, n in zip(first, phases, strict=False)] for turn in range(max(phases))]
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: states are zeros."""
-        self._step = 0
+        self._turn = 0
         zeros = zip(self._artefact.states, initial_states(self._artefact), strict=True)
-        self._states = [[values] * state.phases for state, values in zeros]
+        self._held = [values for state, values in zeros for _ in range(state.phases)]
 
     def step(self, log_mel: Float32) -> Float32:
         """The next `(step_frames, n_mels)` float32 -> logits `(classes,)` float32."""
-        turn, self._step = self._step, self._step + 1
-        given = [phases[turn % len(phases)] for phases in self._states]
-        following, logits = self._engine.run_step(log_mel, given)
-        for phases, values in zip(self._states, following, strict=True):
-            phases[turn % len(phases)] = values
+        places, held = self._turns[self._turn], self._held
+        following, logits = self._engine.run_step(log_mel, [held[place] for place in places])
+        for place, values in zip(places, following, strict=True):
+            held[place] = values
+        self._turn = (self._turn + 1) % len(self._turns)
         return logits
 
     @property

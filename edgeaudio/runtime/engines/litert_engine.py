@@ -50,6 +50,8 @@ class LiteRTEngine:
         self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         _check_all("input", self._inputs, artefact.inputs, artefact)
         _check_all("output", self._outputs, artefact.outputs, artefact)
+        self._input_numbers = [details["index"] for details in self._inputs]
+        self._output_numbers = [details["index"] for details in self._outputs]
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
@@ -80,14 +82,14 @@ class LiteRTEngine:
 
     def _run(self, *given: Hidden) -> tuple[list[Hidden], Float32]:
         interpreter = self._interpreter
-        for details, values in zip(self._inputs, given, strict=True):
-            interpreter.set_tensor(details["index"], values)
+        for number, values in zip(self._input_numbers, given, strict=True):
+            interpreter.set_tensor(number, values)
         try:
             interpreter.invoke()
         except RuntimeError as error:
             raise VerificationError(f"{self._artefact.path}: LiteRT failed to run it: {error!s:.300}") from error
         # get_tensor gives a copy, not a view of the arena.
-        *hidden, logits = (interpreter.get_tensor(details["index"]) for details in self._outputs)
+        *hidden, logits = [interpreter.get_tensor(number) for number in self._output_numbers]
         output = self._outputs[-1]
         if output["dtype"] == np.int8:
             logits = dequantise(logits, *output["quantization"])

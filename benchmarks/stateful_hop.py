@@ -1,0 +1,277 @@
+"""CPU per 20-ms hop, PCM to decision: the stateful form against running the 1-s window again, in one run, one thread.
+
+    edgeaudio run recipes/ladder-128k.yaml --set stateful.step_frames=2
+    python benchmarks/stateful_hop.py work/ladder-128k/bundles/ladder-128k-fold1.eab \\
+        --out benchmarks/results/stateful_hop
+
+Three ways to answer once per hop, each a `StreamClassifier` that is fed chunks of one hop, with the same artefact
+precision on the same engine and the same decision behind it:
+
+- rerun: the samples of the whole window go through front-end and network again, like a clip classifier in a loop;
+- kept: the runtime's windowed stream, which keeps log-mel frames, so that only the network sees a whole window again;
+- stateful: front-end and network compute what the hop adds.
+
+Before anything is timed the three are held against each other. They take turns of some hops in another order each
+round; a figure is the median over all hops of the CPU time of the thread, which other processes change less than they
+change time on the wall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeaudio.bench.environment import cpu_description, package_versions
+from edgeaudio.bundle import Bundle, with_manifest
+from edgeaudio.errors import ConfigError, EdgeAudioError, ParityError, UnsupportedError
+from edgeaudio.frontend.choice import FrontendName, choose_frontend, make_frontend
+from edgeaudio.runtime import Classifier, StreamClassifier
+from edgeaudio.runtime.engines.base import Float32
+from edgeaudio.runtime.windows import Window, WindowStream
+from edgeaudio.spec import FrontendSpec, WindowSpec
+from edgeaudio.spec.fs import atomic_write
+
+BAR, STRETCH = 12.0, 20.0
+WAYS = ("rerun", "kept", "stateful")
+#: Hops of one turn, and how many of them come first and are not counted: caches still hold another contestant.
+TURN_HOPS, UNCOUNTED_HOPS = 30, 5
+#: Windows on which the three ways are compared, and the largest difference in probability.
+COMPARED_HOPS, SAME_PROBS = 200, 1e-4
+
+
+class RerunStream(WindowStream):
+    """Windows as `WindowStream` makes them, every one from its samples anew."""
+
+    def __init__(self, frontend: FrontendSpec, window: WindowSpec, computed_by: FrontendName) -> None:
+        self._pcm = np.zeros(0, np.float32)
+        super().__init__(frontend, window, computed_by=computed_by)
+        self._whole = make_frontend(frontend, computed_by)
+        self._window_samples, self._hop = window.n_samples(frontend), window.hop_samples(frontend)
+        self._next = 0
+
+    def feed(self, chunk: Float32) -> list[Window]:
+        """See `WindowStream.feed`."""
+        self._pcm = np.concatenate([self._pcm, chunk])
+        windows = []
+        while len(self._pcm) >= self._window_samples:
+            self._whole.reset()
+            windows.append(Window(self._next, self._whole.feed(self._pcm[: self._window_samples])))
+            self._pcm = self._pcm[self._hop :]
+            self._next += self._hop
+        return windows
+
+
+class RerunClassifier(Classifier):
+    """A classifier whose streams keep samples only."""
+
+    def open_windows(self, *, start_sample: int = 0) -> RerunStream:
+        """See `Classifier.open_windows`."""
+        manifest = self.bundle.manifest
+        return RerunStream(manifest.frontend, manifest.window, self.frontend.name)
+
+
+@dataclass(frozen=True)
+class Row:
+    """CPU microseconds per hop of one engine, precision and front-end: (first quartile, median, third) of each way."""
+
+    engine: str
+    precision: str
+    frontend: str
+    cpu_us: dict[str, tuple[float, float, float]]
+    n_hops: int
+    #: Process CPU over thread CPU while it ran: above 1 an engine works in other threads too.
+    other_threads: float
+
+    def ratio(self, way: str) -> float:
+        """Of medians: that way over stateful."""
+        return self.cpu_us[way][1] / self.cpu_us["stateful"][1]
+
+
+def at_hop(bundle: Bundle) -> Bundle:
+    """The bundle with the steps of its stateful form as hop of its windows."""
+    stateful = bundle.manifest.stateful
+    if stateful is None:
+        raise ConfigError(f"{bundle.source} has no stateful form; build it with --set stateful.step_frames=2")
+    window = bundle.manifest.window.model_copy(update={"hop_frames": stateful.step_frames})
+    return Bundle.read(with_manifest(bundle, bundle.manifest.model_copy(update={"window": window})))
+
+
+def sound(seconds: float, sample_rate: int) -> Float32:
+    """Noise at levels that change every 50 ms, so that decisions come and go."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(round(seconds * sample_rate))
+    held = sample_rate // 20
+    level = np.repeat(10 ** rng.uniform(-4, -0.5, len(noise) // held + 1), held)[: len(noise)]
+    return (noise * level).clip(-1, 1).astype(np.float32)
+
+
+def contestants(bundle: Bundle, engine: str, precision: str, frontend: FrontendName) -> dict[str, Classifier]:
+    """The three ways."""
+    options: dict[str, Any] = {"engine": engine, "precision": precision, "frontend": frontend}
+    return {
+        "rerun": RerunClassifier(bundle, **options),
+        "kept": Classifier(bundle, **options),
+        "stateful": Classifier(bundle, **options, stateful=True),
+    }
+
+
+def check_equal(ways: dict[str, Classifier], waveform: Float32, name: str) -> None:
+    """Raise ParityError unless all three give the same windows."""
+    manifest = ways["kept"].bundle.manifest
+    needed = manifest.window.n_samples(manifest.frontend) + COMPARED_HOPS * ways["kept"].hop_samples
+    answers = {way: classifier(waveform[:needed], classifier.sample_rate) for way, classifier in ways.items()}
+    for way in ("rerun", "stateful"):
+        gap = np.abs(answers[way].window_probs - answers["kept"].window_probs).max()
+        if not gap <= SAME_PROBS:
+            raise ParityError(f"{name}: {way} differs from kept by {gap:.2g} in probability")
+
+
+def measure(ways: dict[str, Classifier], waveform: Float32, rounds: int) -> tuple[dict[str, list[int]], float]:
+    """CPU nanoseconds of every counted hop of each way, and process CPU over thread CPU."""
+    hop = ways["kept"].hop_samples
+    streams = {way: StreamClassifier(classifier) for way, classifier in ways.items()}
+    chunks = [waveform[at : at + hop] for at in range(0, len(waveform) - hop + 1, hop)]
+    for stream in streams.values():
+        for chunk in chunks[: 2 * TURN_HOPS + ways["kept"].bundle.manifest.window.frames]:
+            stream.feed(chunk)
+    order, shuffled = list(streams), random.Random(0)
+    samples: dict[str, list[int]] = {way: [] for way in streams}
+    process, thread = time.process_time_ns(), time.thread_time_ns()
+    at = 0
+    for _ in range(rounds):
+        shuffled.shuffle(order)
+        turn = [chunks[(at + number) % len(chunks)] for number in range(TURN_HOPS)]
+        at += TURN_HOPS
+        for way in order:
+            feed, taken = streams[way].feed, samples[way]
+            for number, chunk in enumerate(turn):
+                begun = time.thread_time_ns()
+                feed(chunk)
+                if number >= UNCOUNTED_HOPS:
+                    taken.append(time.thread_time_ns() - begun)
+    return samples, (time.process_time_ns() - process) / (time.thread_time_ns() - thread)
+
+
+def table(rows: list[Row], facts: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        f"# Stateful against re-running the window: {facts['bundle']}",
+        "",
+        f"    {facts['command']}",
+        "",
+        f"CPU µs per hop of {facts['hop_ms']:g} ms, samples to decision, one thread; median (quartiles) over "
+        f"{rows[0].n_hops} hops of each. A window has {facts['window_frames']} frames and "
+        f"{facts['macs_per_window']:,} MACs, a step {facts['macs_per_step']:,}. Clock: {facts['clock_us']:.2f} µs "
+        f"per reading, not subtracted. {facts['cpu']}, {facts['cores']} cores; {facts['packages']}. Load average "
+        f"{facts['load_before']:.1f} before and {facts['load_after']:.1f} after: {facts['quiet']}.",
+        "",
+        "| engine | precision | front-end | rerun | kept | stateful | rerun / stateful | kept / stateful |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        figures = [f"{median:.1f} ({low:.1f} to {high:.1f})" for low, median, high in map(row.cpu_us.get, WAYS)]  # type: ignore[misc]
+        lines.append(
+            f"| {row.engine} | {row.precision} | {row.frontend} | {' | '.join(figures)} "
+            f"| **{row.ratio('rerun'):.1f}** | {row.ratio('kept'):.1f} |"
+        )
+    best = max(rows, key=lambda row: row.ratio("rerun"))
+    verdict = "reached" if best.ratio("rerun") >= BAR else "missed"
+    lines += [
+        "",
+        f"Bar: rerun / stateful at least {BAR:g} (stretch {STRETCH:g}); {verdict}: {best.ratio('rerun'):.1f} with "
+        f"{best.engine} {best.precision} and the {best.frontend} front-end.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def clock_us() -> float:
+    """What two readings of the thread's clock cost."""
+    taken = []
+    for _ in range(2000):
+        begun = time.thread_time_ns()
+        taken.append(time.thread_time_ns() - begun)
+    return float(np.median(taken)) / 1e3
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--out", type=Path, help="without suffix")
+    parser.add_argument("--engine", nargs="+", default=["onnx", "litert"])
+    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"])
+    parser.add_argument("--frontend", nargs="+", default=["numpy", "native"])
+    parser.add_argument("--rounds", type=int, default=40)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """See the module docstring."""
+    arguments = parse_arguments()
+    load_before, _, _ = os.getloadavg()
+    rows: list[Row] = []
+    try:
+        bundle = at_hop(Bundle.read(arguments.bundle))
+        manifest = bundle.manifest
+        assert manifest.stateful is not None
+        waveform = sound(30, manifest.frontend.sample_rate)
+        for frontend in arguments.frontend:
+            choose_frontend(manifest.frontend, frontend)
+            for engine in arguments.engine:
+                for precision in arguments.precision:
+                    name = f"{engine} {precision}, {frontend} front-end"
+                    ways = contestants(bundle, engine, precision, frontend)
+                    check_equal(ways, waveform, name)
+                    samples, other_threads = measure(ways, waveform, arguments.rounds)
+                    quartiles = {way: np.percentile(taken, (25, 50, 75)) / 1e3 for way, taken in samples.items()}
+                    cpu_us = {way: tuple(map(float, found)) for way, found in quartiles.items()}
+                    rows.append(Row(engine, precision, frontend, cpu_us, len(samples["kept"]), other_threads))  # type: ignore[arg-type]
+                    print(f"{name}: {cpu_us}, rerun/stateful {rows[-1].ratio('rerun'):.1f}", flush=True)
+    except UnsupportedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except EdgeAudioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    load_after, _, _ = os.getloadavg()
+    cores = os.cpu_count() or 1
+    facts = {
+        "command": shlex.join(["python", *sys.argv]),
+        "bundle": manifest.name,
+        "bundle_sha256": bundle.sha256,
+        "hop_ms": 1000 * manifest.window.hop_s(manifest.frontend),
+        "window_frames": manifest.window.frames,
+        "macs_per_window": manifest.cost.macs_per_window,
+        "macs_per_step": manifest.stateful.macs_per_step,
+        "clock_us": clock_us(),
+        "cpu": cpu_description()[0],
+        "cores": cores,
+        "packages": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
+        "load_before": load_before,
+        "load_after": load_after,
+        # This process itself makes a load of 1.
+        "quiet": "quiet" if max(load_before, load_after) < 1.5 else "NOT quiet, other work ran on the machine",
+    }
+    text = table(rows, facts)
+    print(text)
+    if arguments.out is not None:
+        results = [asdict(row) | {"ratio": row.ratio("rerun"), "ratio_kept": row.ratio("kept")} for row in rows]
+        atomic_write(
+            arguments.out.with_suffix(".json"), json.dumps(facts | {"rows": results}, indent=1).encode() + b"\n"
+        )
+        atomic_write(arguments.out.with_suffix(".md"), text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
