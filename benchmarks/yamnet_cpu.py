@@ -4,13 +4,15 @@
 
 YAMNet takes the last 15,600 samples each 0.48 s in LiteRT, its own front-end inside, and the largest of its 521 scores
 is its answer. The bundle runs as `edgeaudio stream` runs it: front-end, network, smoothing and thresholds, in chunks of
-0.48 s; once with its own hop and once with YAMNet's. CPU is that of the thread; rounds take turns.
+0.48 s; with its own hop, with YAMNet's, and in steps where it has the stateful form. CPU is that of the thread; rounds
+take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -56,22 +58,23 @@ def yamnet(model: Path) -> Listener:
 
 
 def listeners(path: Path, frontend: str) -> Iterator[tuple[str, Listener]]:
-    """The bundle's artefacts as a stream runs them, with both hops."""
+    """The bundle's artefacts as a stream runs them: windows with both hops, and steps where it has them."""
     bundle = Bundle.read(path)
     window = bundle.manifest.window
     slow = window.model_copy(
         update={"hop_frames": HOP * window.hop_frames // window.hop_samples(bundle.manifest.frontend)}
     )
-    for hop in (slow, window):
-        seconds = hop.hop_samples(bundle.manifest.frontend) / RATE_HZ
-        other = copy.copy(bundle)
-        other.manifest = bundle.manifest.model_copy(update={"window": hop})
-        for engine, precision in ENGINES:
-            try:
-                classifier = Classifier(other, engine=engine, precision=precision, frontend=frontend)
-            except ConfigError:  # The bundle has no such artefact.
-                continue
-            yield f"{engine} {precision}, hop {seconds:g} s", StreamClassifier(classifier).feed
+    slower = copy.copy(bundle)
+    slower.manifest = bundle.manifest.model_copy(update={"window": slow})
+    forms = [(slower, False), (bundle, False), *([(bundle, True)] if bundle.manifest.stateful else [])]
+    for (form, stateful), (engine, precision) in itertools.product(forms, ENGINES):
+        try:
+            classifier = Classifier(form, engine=engine, precision=precision, frontend=frontend, stateful=stateful)
+        except ConfigError:  # The bundle has no such artefact.
+            continue
+        hop_s = classifier.hop_samples / RATE_HZ
+        name = f"{engine} {precision}{', stateful' if stateful else ''}, hop {hop_s:g} s"
+        yield name, StreamClassifier(classifier).feed
 
 
 def audio(folder: Path, seconds: float) -> list[Float32]:
