@@ -52,6 +52,12 @@ class ScriptedSource:
         self.closed += 1
 
 
+def until_there_is_room(sink: Sink) -> None:
+    """A step: go on when the ring is at most half full, so that nothing is overwritten by chance."""
+    while sink.ring.waiting > sink.ring.capacity // 2 and not sink.stopped():
+        sink.wait(0.002)
+
+
 def until_taken(sink: Sink) -> None:
     """A step: go on when everything written so far has been read."""
     while sink.ring.waiting and not sink.stopped():

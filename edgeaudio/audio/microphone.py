@@ -73,7 +73,7 @@ class Microphone:
         sample_rate: int | None = None,
         channels: int | None = None,
         sample_format: SampleFormat = "f32le",
-        block_ms: float = 10.0,
+        block_ms: float = 20.0,
     ) -> None:
         """Say which; nothing is opened yet.
 

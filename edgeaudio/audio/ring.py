@@ -68,6 +68,8 @@ class Ring:
         self._data = np.zeros((capacity, channels), dtype)
         # The writer moves `_reserved`, copies, then moves `_written`; the reader alone moves `_read`.
         self._reserved = self._written = self._read = 0
+        # The writer wakes the reader no sooner than here.
+        self._wanted = 0
         self._marks: deque[Mark] = deque()
         self._ended = self._idle = False
         self._stamp_end = np.zeros(_STAMPS, np.int64)
@@ -95,7 +97,8 @@ class Ring:
             self._data[: n - first] = frames[first:]
         self._note_arrival(end)
         self._written = end
-        self._wake(self._filled)
+        if end >= self._wanted:
+            self._wake(self._filled)
 
     def offer(self, frames: NDArray[Any], stopped: Callable[[], bool]) -> None:
         """As `write`, but wait for room, for sources that can wait; gives up when `stopped()`."""
@@ -130,19 +133,22 @@ class Ring:
 
     # The reader's side.
 
-    def read(self, max_frames: int, timeout_s: float) -> Reading | None:
-        """The next frames, at most `max_frames`; None when none came in `timeout_s`, or at the end."""
+    def read(self, max_frames: int, timeout_s: float, min_frames: int = 1) -> Reading | None:
+        """The next frames, at most `max_frames`; None when none came in `timeout_s`, or at the end.
+
+        Waits for `min_frames`, so that the reader is not woken for less than it can use; a mark, the end, or the time
+        being over ends the wait, and fewer are returned.
+        """
         until = self.clock() + timeout_s
         # Whoever asks for more is done with what came before.
         self._idle = True
-        while self._written <= self._read and not self._marks:
+        self._wanted = self._read + min_frames
+        while self._written < self._wanted and not self._marks:
             left_s = until - self.clock()
             if self._ended or left_s <= 0 or not self._filled.acquire(timeout=left_s):
-                # One more look: a write between the last look and the end must not be taken for silence.
-                if self._written > self._read or self._marks:
-                    break
-                return None
-        return self._take(max_frames)
+                break
+        # Looked at once more: a write between the last look and the end must not be taken for silence.
+        return self._take(max_frames) if self._written > self._read or self._marks else None
 
     @property
     def finished(self) -> bool:

@@ -287,13 +287,16 @@ class ProbsStream:
         self._windows = classifier.open_windows(start_sample=start_sample)
         self.window_samples = manifest.window.n_samples(manifest.frontend)
         self._hop_frames = classifier.hop_frames
-        self._fed_samples, self._scored_any = 0, False
+        self._hop_samples = classifier.hop_frames * manifest.frontend.hop_length
+        self._start_sample, self._fed_samples, self._scored_any = start_sample, 0, False
+        self._next_end = self.window_samples
 
     def reset(self, *, start_sample: int = 0) -> None:
         """Forget all audio: the next sample is `start_sample`."""
         self._windows.reset(start_sample=start_sample)
         self._start_sample = start_sample
         self._fed_samples = 0
+        self._next_end = self.window_samples
         self._scored_any = False
 
     def feed(self, chunk: Float32) -> list[ScoredWindow]:
@@ -307,6 +310,7 @@ class ProbsStream:
             for window in self._windows.feed(chunk[at : at + _PIECE_SAMPLES]):
                 new_frames = window.log_mel[-self._hop_frames :] if self._scored_any else window.log_mel
                 self._scored_any = True
+                self._next_end += self._hop_samples
                 yield self._classifier.scored(window), new_frames
 
     def flush(self) -> list[ScoredWindow]:
@@ -322,6 +326,11 @@ class ProbsStream:
     def position_samples(self) -> int:
         """Of the next sample."""
         return self._start_sample + self._fed_samples
+
+    @property
+    def next_end_samples(self) -> int:
+        """How many since the last reset complete the next window."""
+        return self._next_end
 
 
 def clean_chunk(chunk: NDArray[Any], stats: SourceStats) -> Float32:

@@ -125,10 +125,11 @@ class Stream:
             return
         self._closed = True
         self._watchdog.end(2.0)
-        self._watchdog.silence_worker()
         self._capture.stop()
         self._shared.ring.end()
+        # What was captured is little and is soon classified; a worker that hangs is left behind.
         self._watchdog.worker.join(2.0)
+        self._watchdog.silence_worker()
         health = self._shared.book.take(self._watchdog.worker.streamer.stats, last=True)
         try:
             self._observers.on_health(health)

@@ -96,9 +96,9 @@ class StreamClassifier:
     def reset(self) -> None:
         """Start anew: no audio, no events, counters at 0, position at `start_sample`."""
         self._resampler.reset()
+        self._samples_in = self._hops = self._gaps = self._dropped_samples = 0
         self._begin(self._start_sample)
         self._source = SourceStats()
-        self._samples_in = self._hops = self._gaps = self._dropped_samples = 0
         self._exit_counts = [0] * self._n_exits
 
     def feed(self, chunk: NDArray[Any]) -> list[Event]:
@@ -174,6 +174,12 @@ class StreamClassifier:
         return self._start_sample + heard * self._resampler.to_hz // self._resampler.from_hz
 
     @property
+    def missing_samples(self) -> int:
+        """How many at least complete the next window, at the input's rate; 1 where only the resampler holds it back."""
+        needed = -(-self._probs.next_end_samples * self._resampler.from_hz // self._resampler.to_hz)
+        return max(1, needed - (self._samples_in - self._begun_at))
+
+    @property
     def stats(self) -> StreamStats:
         """The counters so far."""
         return StreamStats(
@@ -187,6 +193,7 @@ class StreamClassifier:
         )
 
     def _begin(self, start_sample: int) -> None:
+        self._begun_at = self._samples_in
         self._probs.reset(start_sample=start_sample)
         self._state = DecisionState.initial(len(self._rules.labels))
         self._flushed = False

@@ -65,6 +65,7 @@ class Watchdog:
         self._shared, self._options, self._on_tick = shared, options, on_tick
         self._ending = threading.Event()
         self._restart_at_s: float | None = None
+        self._blocked = False
         self._failures, self._failed_s, self._awake_s = 0, shared.clock(), shared.clock()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -81,7 +82,6 @@ class Watchdog:
     def silence_worker(self) -> bool:
         """From here on no worker touches anything; False where an output keeps the stream from saying so."""
         if not self._shared.turn.acquire(timeout=self._options.stall_s):
-            logger.error("an output blocks the stream; it cannot go on until that returns")
             return False
         self._shared.current = None
         self._shared.turn.release()
@@ -128,6 +128,14 @@ class Watchdog:
                 self._restart_at_s = None
                 self._replace()
             return True
+        telling_s = self.worker.telling_s(now_s)
+        if telling_s > self._options.stall_s:
+            # A file may well wait for who reads its events; a microphone does not.
+            if not self._blocked:
+                logger.warning("an output has kept the stream waiting for %.0f s", telling_s)
+            self._blocked = True
+            return not self._shared.live
+        self._blocked = False
         why = self.worker.trouble(now_s, self._options.stall_s, self._awake_s)
         if why is None:
             return True

@@ -58,6 +58,11 @@ class Shared:
     file: str | None = None
     file_start_s: float | None = None
 
+    @property
+    def live(self) -> bool:
+        """Whether the input goes on while nobody listens."""
+        return self.device_clock is not None
+
     def finish(self, error: Exception | None = None) -> None:
         """The stream is over."""
         self.error = self.error or error
@@ -73,6 +78,8 @@ class Worker:
         self._shared = shared
         self._takes_over = False
         self._busy_since_s: float | None = None
+        self._telling_since_s: float | None = None
+        self._turn = _Turn(self)
         self._fed_samples = 0
         self._next_health_s = shared.clock() + shared.health_s
         self._max_frames = max(1, shared.sample_rate // 10)
@@ -96,6 +103,11 @@ class Worker:
             return f"has hung for {now_s - busy_since_s:.1f} s"
         return None
 
+    def telling_s(self, now_s: float) -> float:
+        """How long an output has kept it waiting."""
+        since_s = self._telling_since_s
+        return 0.0 if since_s is None else now_s - since_s
+
     def successor(self) -> Worker:
         """A worker that makes another engine and goes on behind what this one was fed last."""
         worker = Worker(self._shared, self.streamer)
@@ -109,8 +121,7 @@ class Worker:
             ends, streamer = old.continued(self._shared.classifier.again(), lost_samples)
         except Exception as error:
             raise _EngineError(error) from error
-        with self._shared.turn:
-            self._check()
+        with self._turn:
             self.streamer, self._fed_samples = streamer, 0
             self._shared.book.engine_restarts += 1
         start_samples = streamer.position_samples - lost_samples * self._shared.bundle_rate // self._shared.sample_rate
@@ -124,7 +135,9 @@ class Worker:
             self.streamer.tap = self
             while not (shared.ring.finished or shared.error):
                 self._check()
-                reading = shared.ring.read(self._max_frames, _READ_S)
+                # Woken for no less than a window needs: each wake costs as much as many samples.
+                useful = min(self._max_frames, self.streamer.missing_samples)
+                reading = shared.ring.read(self._max_frames, _READ_S, useful)
                 if reading is not None:
                     self._handle(reading)
                 if shared.clock() >= self._next_health_s:
@@ -173,24 +186,21 @@ class Worker:
             raise
         except Exception as error:
             raise _EngineError(error) from error
-        with self._shared.turn:
-            self._check()
-            self._busy_since_s = None
+        with self._turn:
+            pass
+        self._busy_since_s = None
 
     # What the stream classifier tells while it works (see `Tap`).
 
     def on_audio(self, samples: Float32, position_samples: int) -> None:
         """See `Tap.on_audio`."""
-        with self._shared.turn:
-            self._check()
+        with self._turn:
             self._shared.observers.on_audio(samples, position_samples)
 
     def on_window(self, window: ScoredWindow, new_frames: Float32) -> None:
         """See `Tap.on_window`. It is also the sign of life that the watchdog looks for."""
-        with self._shared.turn:
-            self._check()
+        with self._turn:
             self._shared.observers.on_window(window, new_frames)
-            self._busy_since_s = self._shared.clock()
 
     def on_events(self, events: list[Event], needed_samples: int) -> None:
         """See `Tap.on_events`."""
@@ -211,8 +221,7 @@ class Worker:
             self._busy_since_s = None
             time.sleep(0.01)
             self._check()
-        with shared.turn:
-            self._check()
+        with self._turn:
             now, now_s = datetime.now().astimezone(), shared.clock()
             record = EventRecord(
                 event=kind,
@@ -247,14 +256,37 @@ class Worker:
         return shared.ring.arrival_s(max(0, in_input - shared.never_in_ring - 1))
 
     def _take_health(self) -> None:
-        with self._shared.turn:
-            self._check()
+        with self._turn:
             self._shared.observers.on_health(self._shared.book.take(self.streamer.stats))
         self._next_health_s = self._shared.clock() + self._shared.health_s
 
     def _check(self) -> None:
         if self._shared.current is not self:
             raise Replaced
+
+
+class _Turn:
+    """Held by a worker while it speaks for the stream. That time counts as the outputs', not as the engine's."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __enter__(self) -> None:
+        worker = self._worker
+        worker._shared.turn.acquire()
+        if worker._shared.current is not worker:
+            worker._shared.turn.release()
+            raise Replaced
+        self._was_busy, worker._busy_since_s = worker._busy_since_s is not None, None
+        worker._telling_since_s = worker._shared.clock()
+
+    def __exit__(self, *_: object) -> None:
+        worker = self._worker
+        worker._telling_since_s = None
+        if self._was_busy:
+            # A sign of life: it has come so far.
+            worker._busy_since_s = worker._shared.clock()
+        worker._shared.turn.release()
 
 
 class _EngineError(Exception):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgeaudio import catalog
 from edgeaudio.audio.resample import resample
 from edgeaudio.frontend.reference import PARITY_GATE_LN, reference_log_mel
-from edgeaudio.runtime import Classifier
+from edgeaudio.runtime import Classifier, StreamClassifier
 from edgeaudio.runtime.live import Stream
 from edgeaudio.runtime.observer import EventRecord
 from tests import tiny_bundle as tiny
@@ -153,3 +153,21 @@ def test_a4_other_rates_are_resampled_never_taken_as_they_are(fake: Classifier, 
     for (_, start_s, end_s), (_, wanted_start_s, wanted_end_s) in zip(spans, wanted, strict=True):
         assert start_s == pytest.approx(wanted_start_s, abs=0.09)
         assert end_s == pytest.approx(wanted_end_s, abs=0.13)
+
+
+@pytest.mark.parametrize("rate_hz", [RATE, 48_000, 44_100])
+def test_a_window_comes_with_the_sample_that_completes_it(fake: Classifier, rate_hz: int) -> None:
+    stream = StreamClassifier(fake, sample_rate=rate_hz)
+    waveform, at = resample(SCENE, RATE, rate_hz), 0
+    while at < len(waveform) - rate_hz // 2:
+        missing, hops = stream.missing_samples, stream.stats.hops
+        assert 1 <= missing <= tiny.WINDOW_SAMPLES * 3
+        stream.feed(waveform[at : at + missing - 1])
+        assert stream.stats.hops == hops
+        stream.feed(waveform[at + missing - 1 : at + missing])
+        # A resampler holds some samples back; at the bundle's own rate nothing is.
+        assert stream.stats.hops == hops + 1 or rate_hz != RATE
+        at += missing
+    assert stream.stats.hops > 30
+    stream.gap(100)
+    assert stream.missing_samples == -(-tiny.WINDOW_SAMPLES * rate_hz // RATE)

@@ -86,7 +86,7 @@ def test_the_native_rate_and_channels_are_opened(portaudio: FakePortAudio) -> No
     assert Microphone("USB").open() == AudioFormat(48_000, 2)
     options = portaudio.streams[0].options
     assert (options["device"], options["samplerate"], options["channels"]) == (1, 48_000, 2)
-    assert (options["blocksize"], options["dtype"]) == (480, "float32")
+    assert (options["blocksize"], options["dtype"]) == (960, "float32")
     other = Microphone(1, sample_rate=16_000, channels=1, sample_format="s16le")
     assert other.open() == AudioFormat(16_000, 1, np.int16)
     assert portaudio.streams[1].options["dtype"] == "int16"

@@ -209,3 +209,35 @@ def test_arrivals_are_remembered_for_all_that_the_ring_holds() -> None:
 def test_a_ring_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="wanted at least 1"):
         Ring(0)
+
+
+def test_a_reader_is_not_woken_for_less_than_it_wants_but_gets_what_there_is_in_time() -> None:
+    ring = Ring(100)
+    reading: list[Reading | None] = []
+    reader = threading.Thread(target=lambda: reading.append(ring.read(50, 30.0, 40)))
+    reader.start()
+    for _ in range(39):
+        ring.write(np.zeros((1, 1), np.float32))
+    reader.join(0.2)
+    assert reader.is_alive()
+    ring.write(np.zeros((1, 1), np.float32))
+    reader.join(30)
+    assert reading[0] is not None
+    assert len(reading[0].frames) == 40
+    # The time is over, something is marked, or it is the end: then fewer do.
+    ring.write(np.zeros((3, 1), np.float32))
+    late = ring.read(50, 0.01, 40)
+    assert late is not None
+    assert len(late.frames) == 3
+    ring.write(np.zeros((4, 1), np.float32))
+    ring.mark(7)
+    before, behind = ring.read(50, 30.0, 40), ring.read(50, 30.0, 40)
+    assert before is not None
+    assert behind is not None
+    assert (len(before.frames), behind.lost) == (4, 7)
+    ring.write(np.zeros((5, 1), np.float32))
+    ring.end()
+    last = ring.read(50, 30.0, 40)
+    assert last is not None
+    assert len(last.frames) == 5
+    assert ring.read(50, 30.0, 40) is None

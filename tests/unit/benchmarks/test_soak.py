@@ -61,7 +61,7 @@ def test_a_clock_that_is_wrong_is_found(
         )
     if fault == "late":
         monkeypatch.setattr(DeviceClock, "saw", lambda clock, position, host_s: real(clock, position, host_s + 0.2))
-    broken = soak.soak(classifier, 0.07, -500.0)["broken"]
+    broken = soak.soak(classifier, 0.055, -500.0)["broken"]
     assert (
         broken
         == {

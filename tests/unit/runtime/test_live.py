@@ -20,7 +20,7 @@ from edgeaudio.runtime.live import Stream
 from edgeaudio.runtime.observer import EventRecord, Health
 from edgeaudio.runtime.watchdog import StreamOptions
 from tests import tiny_bundle as tiny
-from tests.fake_microphone import ScriptedSource, Step, until_taken
+from tests.fake_microphone import ScriptedSource, Step, until_taken, until_there_is_room
 
 RATE = 16_000
 SCENE = tiny.scene()
@@ -63,7 +63,7 @@ def blocks(waveform: Any = SCENE, size: int = 160) -> list[Step]:
 
 def patiently(script: list[Step]) -> list[Step]:
     """The script with the microphone waiting for its reader between the steps: no overruns by chance."""
-    return [step for pair in zip(script, itertools.repeat(until_taken)) for step in pair]
+    return [step for pair in zip(script, itertools.repeat(until_there_is_room)) for step in pair]
 
 
 def heard(records: list[EventRecord]) -> list[tuple[Any, ...]]:
@@ -387,3 +387,41 @@ def test_a_driver_that_hangs_ends_the_stream(classifier: Classifier) -> None:
     with pytest.raises(AudioDeviceError, match=r"the driver of scripted microphone has hung for 0 s\. Start again"):
         list(stream)
     free.set()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_output_that_blocks_is_no_engine_that_hangs(
+    classifier: Classifier, live: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    free, ticks = threading.Event(), []
+
+    class Blocking(Recorder):
+        def on_event(self, record: EventRecord) -> None:
+            free.wait(10)
+
+    def until_it_was_noticed(sink: Sink) -> None:
+        while not caplog.records:
+            sink.wait(0.01)
+        free.set()
+
+    source = ScriptedSource([SCENE, until_it_was_noticed], live=live)
+    stream = Stream(
+        classifier,
+        source,
+        observers=[Blocking()],
+        options=QUICK,
+        on_tick=lambda well, health: ticks.append(well),
+    )
+    with caplog.at_level(logging.WARNING):
+        assert heard(list(stream)) == offline(classifier)
+    assert stream.health.engine_restarts == 0
+    assert [record.message for record in caplog.records] == ["an output has kept the stream waiting for 0 s"]
+    # A service manager may start a live stream again; a file waits for its reader.
+    assert not live or not all(ticks)
+
+
+def test_a_loop_that_is_left_tells_outputs_that_sounds_ended(classifier: Classifier) -> None:
+    seen = Recorder()
+    with Stream(classifier, ScriptedSource([SCENE[:8_000]]), observers=[seen]) as stream:
+        next(iter(stream))
+    assert [record.event for record in seen.records] == ["start", "end"]
