@@ -17,6 +17,8 @@ import json
 import platform
 import sys
 import time
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -97,9 +99,9 @@ class Checker:
     missing_samples: int = 0
     doubled_samples: int = 0
     host_time_errors_ms: list[float] = field(default_factory=list)
-    #: Hours of sound, and bytes or ppm then.
-    rss: list[tuple[float, int]] = field(default_factory=list)
-    drift: list[tuple[float, float]] = field(default_factory=list)
+    #: Hours of sound, and bytes or ppm then, in pairs: machine numbers, for this must not be what grows.
+    rss: array[float] = field(default_factory=lambda: array("d"))
+    drift: array[float] = field(default_factory=lambda: array("d"))
 
     def on_audio(self, samples: Any, position_samples: int) -> None:
         """Compare."""
@@ -122,9 +124,9 @@ class Checker:
     def on_health(self, health: Health) -> None:
         """Note memory and drift."""
         hours = (health.samples_in + health.dropped_samples) / self.rate / 3600
-        self.rss.append((hours, health.rss_bytes))
+        self.rss.extend((hours, health.rss_bytes))
         if health.drift_ppm is not None:
-            self.drift.append((hours, health.drift_ppm))
+            self.drift.extend((hours, health.drift_ppm))
 
     def close(self) -> None:
         """Nothing to do."""
@@ -137,7 +139,7 @@ def soak(classifier: Classifier, hours: float, drift_ppm: float | None) -> dict[
     checker = Checker(rate, microphone)
     simulated = drift_ppm is not None
     # Simulated: every minute; else so that a long run has some hundred looks at its memory.
-    options = StreamOptions(health_s=60.0 if simulated else max(0.2, hours / 50), stall_s=60.0)
+    options = StreamOptions(health_s=60.0 if simulated else max(0.2, hours / 10), stall_s=60.0)
     clock = (lambda: microphone.clock_s) if simulated else time.monotonic
     stream = Stream(classifier, microphone, observers=[checker], options=options, clock=clock)
     started_s = time.monotonic()
@@ -158,12 +160,12 @@ def soak(classifier: Classifier, hours: float, drift_ppm: float | None) -> dict[
         "doubled_samples": checker.doubled_samples,
         "wrong_samples": checker.wrong_samples,
         "engine_restarts": health.engine_restarts,
-        "rss_mib": [round(checker.rss[0][1] / 2**20, 2), round(checker.rss[-1][1] / 2**20, 2)],
+        "rss_mib": [round(n_bytes / 2**20, 2) for n_bytes in (checker.rss[1], checker.rss[-1])],
         "rss_slope_mib_per_100_h": _slope_mib_per_100_h(checker.rss),
         "ring_high_water": round(health.ring_high_water, 4),
     }
     if simulated:
-        late = [ppm for at_h, ppm in checker.drift if at_h >= DRIFT_KNOWN_AFTER_H]
+        late = [ppm for at_h, ppm in _pairs(checker.drift) if at_h >= DRIFT_KNOWN_AFTER_H]
         figures |= {
             # None where the run was too short to see any.
             "drift_error_ppm_after_10_min": max((round(abs(ppm - drift_ppm), 3) for ppm in late), default=None),
@@ -173,9 +175,13 @@ def soak(classifier: Classifier, hours: float, drift_ppm: float | None) -> dict[
     return figures | {"broken": _broken(figures, hours * 3600 * rate)}
 
 
-def _slope_mib_per_100_h(rss: list[tuple[float, int]]) -> float | None:
+def _pairs(flat: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _slope_mib_per_100_h(rss: Sequence[float]) -> float | None:
     """Least squares, without the first tenth; None where too little was seen."""
-    settled = [(at_h, n_bytes) for at_h, n_bytes in rss if at_h >= rss[-1][0] / 10]
+    settled = [(at_h, n_bytes) for at_h, n_bytes in _pairs(rss) if at_h >= rss[-2] / 10]
     if len(settled) < 10:
         return None
     hours, mib = np.array(settled).T / [[1], [2**20]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeaudio.audio.faults import Faults, Injected
 from edgeaudio.audio.files import FileSource
 from edgeaudio.audio.source import AudioFormat, Sink, SourceStats
-from edgeaudio.errors import AudioDeviceError
+from edgeaudio.errors import AudioDeviceError, ConfigError
 
 _BLOCK_S = 0.01
 
@@ -25,7 +25,13 @@ class Replay:
         realtime: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`realtime`: at the file's own pace, by `clock`; without it jitter and clock rate do nothing."""
+        """`realtime`: at the file's own pace, by `clock`.
+
+        Raises:
+            ConfigError: faults of time without real time.
+        """
+        if faults is not None and not realtime and (faults.jitter_ms or faults.rate_ppm):
+            raise ConfigError("--inject: jitter_ms and rate_ppm are about time; give --pace realtime too")
         self.name, self.live, self.reopens = f"replay of {path}", realtime, realtime
         self._path, self._faults, self._clock = path, faults or Faults(), clock
         self._file: FileSource | None = None

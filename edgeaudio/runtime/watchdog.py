@@ -18,6 +18,7 @@ OverrunPolicy = Literal["drop-oldest", "fail"]
 MIN_RING_S = 0.5
 # How often the watchdog looks.
 _TICK_S = 0.1
+_FILE_RESTARTS = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class StreamOptions:
     on_overrun: what to do when a live input brings more than the ring holds. ring_s: what it holds.
     health_s: time between two healths. stall_s: a window that takes longer means that the engine hangs.
     backoff_s: wait before the first restart of an engine or device, doubled each time up to `backoff_max_s`.
-    max_restarts: of an engine that never again lasts `backoff_max_s`; then the stream gives up.
+    max_restarts: of an engine that never again lasts `backoff_max_s`; then the stream gives up. Where the input can
+    wait, it does so after two: nobody is served by a file that takes minutes to fail.
     driver_s: an audio driver that takes longer to open or close hangs; only a new process helps, so the stream ends.
     """
 
@@ -144,7 +146,8 @@ class Watchdog:
         if now_s - self._failed_s > self._options.backoff_max_s:
             self._failures = 0
         self._failures, self._failed_s = self._failures + 1, now_s
-        if self._failures > self._options.max_restarts:
+        max_restarts = self._options.max_restarts
+        if self._failures > (max_restarts if self._shared.live else min(max_restarts, _FILE_RESTARTS)):
             self._shared.finish(EdgeAudioError(f"the engine failed {self._failures} times; the last time it {why}"))
             return False
         wait_s = min(self._options.backoff_s * 2 ** (self._failures - 1), self._options.backoff_max_s)

@@ -203,3 +203,9 @@ def test_faults_are_parsed() -> None:
 def test_wrong_faults_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Faults.parse(text)
+
+
+@pytest.mark.parametrize("faults", [Faults(jitter_ms=1), Faults(rate_ppm=-1)])
+def test_faults_of_time_need_real_time(tone: Path, faults: Faults) -> None:
+    with pytest.raises(ConfigError, match="--pace realtime"):
+        Replay(tone, faults, realtime=False)

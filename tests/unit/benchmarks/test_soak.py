@@ -73,11 +73,11 @@ def test_a_clock_that_is_wrong_is_found(
 
 
 def test_growing_memory_is_found() -> None:
-    flat = [(float(hour), 2**26 + (hour % 3) * 4_096) for hour in range(100)]
-    leak = [(at_h, n_bytes + round(at_h * 2**20 / 50)) for at_h, n_bytes in flat]
+    flat = [number for hour in range(100) for number in (float(hour), 2**26 + (hour % 3) * 4_096)]
+    leak = [number + (i % 2) * flat[i - 1] * 2**20 / 50 for i, number in enumerate(flat)]
     assert soak._slope_mib_per_100_h(flat) == pytest.approx(0, abs=0.05)
     assert soak._slope_mib_per_100_h(leak) == pytest.approx(2, abs=0.05)
-    assert soak._slope_mib_per_100_h(flat[:5]) is None
+    assert soak._slope_mib_per_100_h(flat[:10]) is None
 
 
 def test_the_command_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
