@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from edgeaudio.bundle.manifest import (
     Artefact,
@@ -13,6 +13,7 @@ from edgeaudio.bundle.manifest import (
     Parity,
     Precision,
     StatefulArtefact,
+    StatefulStage,
     StateInfo,
     TensorInfo,
 )
@@ -61,7 +62,7 @@ class ExportedArtefact:
 
 @dataclass(frozen=True)
 class ExportedStateful:
-    """The bytes of a stateful student; the fields are those of `StatefulArtefact`."""
+    """The bytes of a stateful student, or of a stage of one; the fields are those of its manifest entry."""
 
     format: ArtefactFormat
     precision: Precision
@@ -71,6 +72,8 @@ class ExportedStateful:
     states: tuple[StateInfo, ...]
     logit_step: float | None
     macs_per_step: int
+    #: None where it is the whole.
+    stage: int | None = None
 
     @classmethod
     def of(cls, entry: StatefulArtefact, payload: bytes, macs_per_step: int) -> Self:
@@ -84,25 +87,26 @@ class ExportedStateful:
             states=entry.states,
             logit_step=entry.logit_step,
             macs_per_step=macs_per_step,
+            stage=entry.stage if isinstance(entry, StatefulStage) else None,
         )
 
     @property
     def path(self) -> str:
         """Where it lies in a bundle."""
-        return f"stateful/{self.precision}.{self.format}"
+        return f"stateful/{self.precision}{'' if self.stage is None else f'-{self.stage}'}.{self.format}"
 
-    def manifest_entry(self, *, parity: Parity | None = None) -> StatefulArtefact:
-        """The manifest's description of this artefact."""
-        return StatefulArtefact(
+    def manifest_entry(self) -> StatefulArtefact:
+        """The manifest's description of this artefact; a `StatefulStage` where it is one."""
+        fields: dict[str, Any] = {
             **file_entry(self.path, self.payload).model_dump(),
-            format=self.format,
-            precision=self.precision,
-            input=self.input,
-            outputs=self.outputs,
-            states=self.states,
-            logit_step=self.logit_step,
-            parity=parity,
-        )
+            "format": self.format,
+            "precision": self.precision,
+            "input": self.input,
+            "outputs": self.outputs,
+            "states": self.states,
+            "logit_step": self.logit_step,
+        }
+        return StatefulArtefact(**fields) if self.stage is None else StatefulStage(**fields, stage=self.stage)
 
 
 def next_state(name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import onnx
 import torch
 from torch.fx import GraphModule
 
-from edgeaudio.bundle.manifest import ArtefactFormat, Precision, StateInfo, TensorInfo
+from edgeaudio.bundle.manifest import ArtefactFormat, Precision, TensorInfo
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import ConfigError, VerificationError
 
@@ -18,6 +20,8 @@ from .stateful_graph import StatefulGraph
 # Not newer: boards with Python 3.10 get no onnxruntime after 1.23.
 OPSET = 20
 MAX_IR_VERSION = 10
+
+Info = TypeVar("Info", bound=TensorInfo)
 
 
 def export_onnx(
@@ -69,30 +73,34 @@ def export_stateful_onnx(graph: StatefulGraph, precision: Precision) -> Exported
         UnsupportedError, VerificationError: as `export_onnx`.
     """
     given = [state.name for state in graph.states]
-    left = [next_state(name) for name in given]
-    proto = converted(graph.module, graph.example(), [INPUT_NAME, *given], [*left, OUTPUT_NAME])
+    left = [*map(next_state, given), *([graph.hidden.name] if graph.hidden else [])]
+    proto = converted(graph.module, graph.example(), [graph.input.name, *given], [*left, OUTPUT_NAME])
     _tidy(proto, quantised=precision == "int8")
-    states = [_state_info(state, value) for state, value in zip(graph.states, proto.graph.input[1:], strict=True)]
+    first, *values = proto.graph.input
+    states = [_as_written(state, value) for state, value in zip(graph.states, values, strict=True)]
+    outputs = [state.as_output(name) for state, name in zip(states, left, strict=False)]
+    if graph.hidden is not None:
+        outputs.append(_as_written(graph.hidden, proto.graph.output[-2]))
+    outputs.append(TensorInfo(name=OUTPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.output[-1])))
     return ExportedStateful(
         format="onnx",
         precision=precision,
         payload=proto.SerializeToString(deterministic=True),
-        input=TensorInfo(name=INPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.input[0])),
-        outputs=(
-            *(state.as_output(name) for state, name in zip(states, left, strict=True)),
-            TensorInfo(name=OUTPUT_NAME, shape=onnx_graph.tensor_shape(proto.graph.output[-1])),
-        ),
+        input=_as_written(graph.input, first),
+        outputs=tuple(outputs),
         states=tuple(states),
         logit_step=graph.logit_step,
         macs_per_step=graph.macs_per_step,
+        stage=graph.stage,
     )
 
 
-def _state_info(state: StateInfo, value: onnx.ValueInfoProto) -> StateInfo:
+def _as_written(info: Info, value: onnx.ValueInfoProto) -> Info:
+    """Activations of a quantised graph are uint8 in the file; layers that are left float stay so."""
     if value.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-        return StateInfo(name=state.name, shape=onnx_graph.tensor_shape(value), phases=state.phases)
-    assert state.zero_point is not None
-    return state.model_copy(update={"dtype": "uint8", "zero_point": state.zero_point + onnx_graph.INT8_TO_UINT8})
+        return info.model_copy(update={"dtype": "float32", "scale": None, "zero_point": None})
+    assert info.zero_point is not None
+    return info.model_copy(update={"dtype": "uint8", "zero_point": info.zero_point + onnx_graph.INT8_TO_UINT8})
 
 
 def converted(

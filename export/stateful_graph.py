@@ -1,98 +1,57 @@
 """The stateful form of a student's graph: new frames and states in, new states and logits out.
 
-Every tensor of the windowed graph has a time axis of steps. In the stateful graph it holds only the steps that are
-new since the last call, which are the last ones of the window; what an operator reads beyond those is kept in a
-state, a FIFO of the operator's input. So the logits are those of the window that ends with the newest frame, for any
-history, and no offset has to be tracked: steps are counted from the end of the window.
-
-A step of `step_frames` frames is a whole number of a tensor's time strides or a whole part of one. In the second
-case each call makes one new step and the grid of a window shifts from call to call. So a state has as many phases as
-it takes calls to come back to a grid, each with a FIFO of its own, and whoever runs the graph lets them take turns:
-call n is given, and gives back, number `n % phases`. The graph itself knows one.
+Every tensor holds only the steps that are new since the last call; what an operator reads beyond them comes from a
+state, a FIFO of the operator's input (`stateful_plan` says which and how long). A state with phases is one of several
+that take turns: whoever runs the graph gives call n, and takes back, number `n % phases`. The graph itself knows one.
 
 The walk knows float graphs and those of PT2E alike, so a quantised stateful graph has the weights, scales and zero
-points of the windowed one. A state holds int8 values as they are.
+points of the windowed one. A state holds int8 values as they are. A student with exits is written stage by stage: each
+takes the new steps of what the stage before left, and has states of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from edgeaudio.bundle.manifest import StateInfo
-from edgeaudio.compress.qdq import ADD_OPS, CURVE_OPS, RELU_OPS, aten, is_dequantise, is_quantise, layer_name
-from edgeaudio.errors import ConfigError, UnsupportedError
+from edgeaudio.bundle.manifest import StateInfo, TensorInfo
+from edgeaudio.compress.qdq import aten, is_dequantise, is_quantise
+from edgeaudio.errors import ConfigError, VerificationError
 from edgeaudio.students.cost import count_macs
 
-#: Ops that give step t from step t of what they read.
-_STEPWISE_OPS = (
-    ADD_OPS | RELU_OPS | (CURVE_OPS - {aten.softmax.int}) | {aten.alias.default, aten.dropout.default, aten.mul.Tensor}
-)
-_POOL_OPS = frozenset({aten.avg_pool2d.default, aten.max_pool2d.default})
-_IMAGE_TIME_AXIS = 2
+from .artefact import INPUT_NAME
+from .stateful_plan import Plan, Read, quantisation, stored, tensor_shape
+
 _IMAGE_RANK = 4
 # States of images lie channels last, time before frequency: as the kernels of TFLite, and of int8 ONNX, want them.
 _TO_CHANNELS_LAST = (0, 2, 3, 1)
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
-class _Timeline(NamedTuple):
-    """Steps of a tensor within a window: on which axis, how many, and frames from one to the next."""
-
-    axis: int
-    steps: int
-    stride_frames: int
-
-
-class _Reach(NamedTuple):
-    """What an operator reads of its input's steps for all of its output's: a sliding kernel."""
-
-    first: int
-    kernel: int
-    stride: int
-
-
-@dataclass
-class _Buffer:
-    """A tensor and how many of its entries before the new ones are kept."""
-
-    timeline: _Timeline
-    #: New entries of each call.
-    new: int
-    #: Calls from one entry of a FIFO to the next: so many FIFOs take turns.
-    phases: int
-    kept: int = 0
-
-    def reach_back(self, first_step: int) -> int:
-        """Entries from a step of the window to the newest, both counted."""
-        return self.timeline.steps - first_step
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The steps `[first, end)` of a window that an operator reads of a buffered tensor, for the new steps it gives."""
-
-    source: Node
-    first: int
-    end: int
-
-
 @dataclass(frozen=True)
 class StatefulGraph:
-    """A graph `(new frames (1, step_frames, n_mels), *states) -> (*new states, logits)`."""
+    """A graph `(input, *states) -> (*new states, logits)`, or with the hidden steps of a stage before its logits.
+
+    The input is `(1, step_frames, n_mels)`, or the hidden steps that the stage before gives.
+    """
 
     module: GraphModule
     step_frames: int
     window_frames: int
-    n_mels: int
+    input: TensorInfo
     #: In the order of inputs and outputs; `dtype` is that of the values which a state holds.
     states: tuple[StateInfo, ...]
+    #: What the next stage takes; None from the last stage, and where there are no stages.
+    hidden: TensorInfo | None
     #: Scale of the int8 logits; None where they are float.
     logit_step: float | None
+    #: Whether quantised inputs and outputs are int8; else they are float.
+    integer_states: bool
+    #: None where there are no stages.
+    stage: int | None
 
     @property
     def macs_per_step(self) -> int:
@@ -100,18 +59,17 @@ class StatefulGraph:
         return count_macs(self.module, *self.example())
 
     def example(self) -> tuple[torch.Tensor, ...]:
-        """Inputs of the right shapes: silence, and states as they begin."""
-        return (torch.zeros(1, self.step_frames, self.n_mels), *self.initial())
+        """Inputs of the right shapes: zeros, and states as they begin."""
+        return (self._zeros(self.input), *self.initial())
 
     def initial(self) -> tuple[torch.Tensor, ...]:
         """States that stand for zeros."""
-        placeholders = [node for node in self.module.graph.nodes if node.op == "placeholder"][1:]
-        return tuple(
-            torch.full(state.shape, (state.zero_point or 0) if node.meta["integer"] else 0).to(
-                torch.int8 if node.meta["integer"] else torch.float32
-            )
-            for state, node in zip(self.states, placeholders, strict=True)
-        )
+        return tuple(map(self._zeros, self.states))
+
+    def _zeros(self, info: TensorInfo) -> torch.Tensor:
+        if info.dtype == "float32" or not self.integer_states:
+            return torch.zeros(info.shape)
+        return torch.full(info.shape, info.zero_point or 0, dtype=torch.int8)
 
 
 def stateful_graph(graph: GraphModule, step_frames: int, *, integer_states: bool = True) -> StatefulGraph:
@@ -127,164 +85,104 @@ def stateful_graph(graph: GraphModule, step_frames: int, *, integer_states: bool
         UnsupportedError: an op that looks at a window in a way that cannot be carried from call to call.
         ConfigError: a step that does not fit the student's time strides or is longer than what it sees.
     """
+    (whole,) = stateful_stages(graph, step_frames, integer_states=integer_states)
+    return whole
+
+
+def stateful_stages(graph: GraphModule, step_frames: int, *, integer_states: bool = True) -> list[StatefulGraph]:
+    """As `stateful_graph`, of a graph `-> (hidden 0, logits 0, hidden 1, ..., final logits)`: one for each answer.
+
+    Raises:
+        VerificationError: a stage reads more than what the stage before leaves. Others as `stateful_graph`.
+    """
     if step_frames < 1:
         raise ConfigError(f"step_frames is {step_frames}, wanted at least 1")
-    plan = _Plan(graph, step_frames)
-    return _Writer(plan, integer_states=integer_states).write()
-
-
-def check_step(step_frames: int, strides: Iterable[int]) -> None:
-    """Raise ConfigError unless each stride (frames between two time steps of a layer) fits the step, or the step it."""
-    strides = set(strides)
-
-    def fits(step: int) -> bool:
-        return all(step % stride == 0 or stride % step == 0 for stride in strides)
-
-    if not fits(step_frames):
-        largest = max(strides)
-        smaller = ", ".join(str(step) for step in range(1, largest) if fits(step))
-        raise ConfigError(
-            f"step_frames is {step_frames}, but the student gives one time step for {largest} frames; "
-            f"use {smaller} or a multiple of {largest}"
-        )
-
-
-class _Plan:
-    """What each node reads, and so which tensors are buffered."""
-
-    def __init__(self, graph: GraphModule, step_frames: int) -> None:
-        self.graph = graph
-        self.step_frames = step_frames
-        self.reads: dict[Node, _Read] = {}
-        self.buffers: dict[Node, _Buffer] = {}
-        self._timelines: dict[Node, _Timeline] = {}
-        self._strides: set[int] = set()
-        for node in graph.graph.nodes:
-            if node.op == "placeholder":
-                _, self.window_frames, self.n_mels = _shape(node)
-                if step_frames > self.window_frames:
-                    raise ConfigError(
-                        f"step_frames is {step_frames}, the window has {self.window_frames}: steps that share nothing "
-                        "need no states; use the windowed form"
-                    )
-                self._place(node, _Timeline(1, self.window_frames, 1))
-            elif node.op == "call_function":
-                self._visit(node)
-            elif node.op == "output" and any(source in self._timelines for source in node.all_input_nodes):
-                raise UnsupportedError("stateful: the student gives steps, not one answer for the window; pool them")
-        check_step(step_frames, self._strides)
-
-    def _visit(self, node: Node) -> None:
-        sources = [source for source in node.all_input_nodes if source in self._timelines]
-        if not sources:
-            return
-        source = sources[0]
-        timeline = self._timelines[source]
-        if node.target in _STEPWISE_OPS or is_quantise(node) or is_dequantise(node):
-            if any(self._timelines[other] != timeline for other in sources):
-                found = [self._timelines[other].steps for other in sources]
-                raise _unsupported(node, f"joins tensors of {found} time steps")
-            self._place(node, timeline)
-        elif node.target is aten.unsqueeze.default and node.args[1] in range(timeline.axis + 1):
-            self._place(node, timeline._replace(axis=timeline.axis + 1))
-        elif node.target is aten.mean.dim:
-            self._visit_mean(node, source, timeline)
-        elif node.target is aten.slice.Tensor and _dim(node) != timeline.axis:
-            self._place(node, timeline)
-        else:
-            self._slide(node, source, timeline, _reach(node, timeline))
-
-    def _visit_mean(self, node: Node, source: Node, timeline: _Timeline) -> None:
-        rank = len(_shape(node.args[0]))
-        dims = {dim % rank for dim in _ints(node.args[1])}
-        if timeline.axis in dims:
-            self._read(node, source, 0, timeline.steps)
-        elif min(dims) > timeline.axis:
-            self._place(node, timeline)
-        else:
-            raise _unsupported(node, "takes the mean over an axis before time")
-
-    def _slide(self, node: Node, source: Node, timeline: _Timeline, reach: _Reach) -> None:
-        steps = int(_shape(node)[timeline.axis])
-        placed = self._place(node, _Timeline(timeline.axis, steps, timeline.stride_frames * reach.stride))
-        first = reach.first + (steps - placed.new) * reach.stride
-        end = reach.first + (steps - 1) * reach.stride + reach.kernel
-        self._read(node, source, first, end)
-
-    def _place(self, node: Node, timeline: _Timeline) -> _Buffer:
-        stride = timeline.stride_frames
-        self._strides.add(stride)
-        # A call longer than what a window holds of a deep tensor: the steps between are in no window.
-        new = min(max(1, self.step_frames // stride), timeline.steps)
-        self._timelines[node] = timeline
-        placed = _Buffer(timeline, new, max(1, stride // self.step_frames))
-        self.buffers[node] = placed
-        return placed
-
-    def _read(self, node: Node, source: Node, first: int, end: int) -> None:
-        # A quantised tensor is kept as it was quantised; who reads it dequantises what it reads.
-        kept = _stored(source)
-        buffer = self.buffers[kept]
-        buffer.kept = max(buffer.kept, buffer.reach_back(first) - buffer.new)
-        self.reads[node] = _Read(source, first, end)
+    plan = Plan(graph, step_frames)
+    (frames,) = (node for node in graph.graph.nodes if node.op == "placeholder")
+    borders = [frames, *map(stored, plan.hidden)]
+    written = []
+    for number, nodes in enumerate(plan.stages()):
+        gives = borders[number + 1] if number + 1 < len(borders) else None
+        writer = _Writer(plan, nodes, borders[number], gives, plan.answers[number], number, integer_states)
+        written.append(writer.write())
+    return written
 
 
 @dataclass
 class _Writer:
-    """Writes the new graph of a plan, node by node."""
+    """Writes one stage of a plan, node by node."""
 
-    plan: _Plan
+    plan: Plan
+    nodes: list[Node]
+    #: The tensor whose new steps come in, and that whose new steps go to the next stage.
+    takes: Node
+    gives: Node | None
+    answer: Node
+    number: int
     integer_states: bool
     _graph: Graph = field(default_factory=Graph)
+    _kept: dict[Node, int] = field(default_factory=dict)
     _new: dict[Node, Node] = field(default_factory=dict)
-    _given: dict[Node, Node] = field(default_factory=dict)
     _held: dict[Node, Node] = field(default_factory=dict)
     _extended: dict[Node, Node] = field(default_factory=dict)
 
     def write(self) -> StatefulGraph:
         plan = self.plan
-        old_nodes = list(plan.graph.graph.nodes)
-        for node in old_nodes:
-            if node.op == "placeholder":
-                self._new[node] = self._graph.placeholder("log_mel")
-        buffered = [node for node in old_nodes if node in plan.buffers and plan.buffers[node].kept]
-        states = tuple(self._state(node, f"state{number}") for number, node in enumerate(buffered))
-        for node in buffered:
-            self._held[node] = self._taken(node)
-        logits = None
-        for node in old_nodes:
-            if node.op in ("get_attr", "call_function"):
-                self._copy(node)
-            elif node.op == "output":
-                (logits,) = node.all_input_nodes
-        assert logits is not None
-        self._graph.output((*(self._kept(node) for node in buffered), self._new[logits]))
+        self._kept = plan.kept(self.nodes)
+        buffered = [node for node in plan.graph.graph.nodes if node in self._kept]
+        first = INPUT_NAME if self.takes.op == "placeholder" else f"hidden{self.number - 1}"
+        given = [self._graph.placeholder(name) for name in (first, *(f"state{n}" for n in range(len(buffered))))]
+        self._new[self.takes] = given[0] if self.takes.op == "placeholder" else self._taken(self.takes, given[0])
+        for node, state in zip(buffered, given[1:], strict=True):
+            self._held[node] = self._taken(node, state)
+        for node in self.nodes:
+            self._copy(node)
+        ends = [self._left(node, self._entries(node, *self._next(node))) for node in buffered]
+        if self.gives is not None:
+            ends.append(self._left(self.gives, self._new[self.gives]))
+        self._graph.output((*ends, self._new[self.answer]))
         module = GraphModule(plan.graph, self._graph)
         module.training = False
-        step = float(_quantisation(logits.args[0])[0]) if is_dequantise(logits) else None
-        return StatefulGraph(module, plan.step_frames, plan.window_frames, plan.n_mels, states, step)
+        states = (
+            StateInfo(phases=plan.buffers[node].phases, **self._info(node, f"state{n}", self._kept[node]))
+            for n, node in enumerate(buffered)
+        )
+        hidden = None if self.gives is None else TensorInfo(**self._info(self.gives, f"hidden{self.number}"))
+        return StatefulGraph(
+            module=module,
+            step_frames=plan.step_frames,
+            window_frames=plan.window_frames,
+            input=TensorInfo(**self._info(self.takes, first)),
+            states=tuple(states),
+            hidden=hidden,
+            logit_step=float(quantisation(self.answer.args[0])[0]) if is_dequantise(self.answer) else None,
+            integer_states=self.integer_states,
+            stage=self.number if plan.hidden else None,
+        )
 
-    def _state(self, node: Node, name: str) -> StateInfo:
+    def _info(self, node: Node, name: str, entries: int | None = None) -> dict[str, object]:
+        """Fields of a `TensorInfo` of so many entries; without a number the new ones."""
         buffer = self.plan.buffers[node]
-        shape = list(_shape(node))
-        shape[buffer.timeline.axis] = buffer.kept
+        shape = list(tensor_shape(node))
+        shape[buffer.timeline.axis] = buffer.new if entries is None else entries
         if len(shape) == _IMAGE_RANK:
             shape = [shape[axis] for axis in _TO_CHANNELS_LAST]
-        quantised = is_quantise(node)
-        self._given[node] = self._graph.placeholder(name)
-        self._given[node].meta["integer"] = quantised and self.integer_states
-        info = StateInfo(name=name, shape=tuple(shape), phases=buffer.phases)
-        if not quantised:
-            return info
-        scale, zero_point, *_ = _quantisation(node)
-        return info.model_copy(update={"dtype": "int8", "scale": float(scale), "zero_point": int(zero_point)})
+        info: dict[str, object] = {"name": name, "shape": tuple(shape)}
+        if is_quantise(node):
+            scale, zero_point, *_ = quantisation(node)
+            info |= {"dtype": "int8", "scale": float(scale), "zero_point": int(zero_point)}
+        return info
 
-    def _taken(self, node: Node) -> Node:
-        """A state laid out, and quantised, as the tensor is."""
-        given = self._given[node]
+    def _taken(self, node: Node, given: Node) -> Node:
+        """An input laid out, and quantised, as the tensor is."""
         if is_quantise(node) and not self.integer_states:
             given = self._quantise(node, given)
         return self._permuted(node, given, _TO_CHANNELS_FIRST)
+
+    def _left(self, node: Node, values: Node) -> Node:
+        """An output: `_taken` the other way."""
+        left = self._permuted(node, values, _TO_CHANNELS_LAST)
+        return self._dequantise(node, left) if is_quantise(node) and not self.integer_states else left
 
     def _copy(self, node: Node) -> None:
         read = self.plan.reads.get(node)
@@ -292,36 +190,48 @@ class _Writer:
             self._new[node] = self._window(read)
         else:
             taken = {} if read is None else {read.source: self._window(read)}
-            self._new[node] = self._graph.node_copy(node, lambda old: taken.get(old, self._new[old]))
+            self._new[node] = self._graph.node_copy(node, lambda old: taken.get(old) or self._value(old))
 
-    def _kept(self, node: Node) -> Node:
-        """The newest entries: the state of the next call."""
-        buffer = self.plan.buffers[node]
-        kept = self._permuted(node, self._entries(node, buffer.new, buffer.new + buffer.kept), _TO_CHANNELS_LAST)
-        return self._dequantise(node, kept) if is_quantise(node) and not self.integer_states else kept
+    def _value(self, old: Node) -> Node:
+        if old not in self._new:
+            if old.op == "get_attr":
+                self._new[old] = self._graph.node_copy(old)
+            elif is_dequantise(old) and old.args[0] is self.takes:
+                self._new[old] = self._dequantise(self.takes, self._new[self.takes])
+            else:
+                raise VerificationError(
+                    f"stateful: stage {self.number} reads {old.name}, which the stage before does not leave; "
+                    "an exit must follow a section that all later ones depend on alone"
+                )
+        return self._new[old]
 
-    def _window(self, read: _Read) -> Node:
+    def _next(self, node: Node) -> tuple[int, int]:
+        """The newest of its entries: the state of the next call."""
+        new = self.plan.buffers[node].new
+        return new, new + self._kept[node]
+
+    def _window(self, read: Read) -> Node:
         """The steps of the window that `read` wants, dequantised where its source is."""
-        node = _stored(read.source)
+        node = stored(read.source)
         buffer = self.plan.buffers[node]
-        length = buffer.kept + buffer.new
+        length = self._kept.get(node, 0) + buffer.new
         cut = self._entries(node, length - buffer.reach_back(read.first), length - buffer.reach_back(read.end - 1) + 1)
         return cut if node is read.source else self._dequantise(node, cut)
 
     def _entries(self, node: Node, first: int, end: int) -> Node:
         """Entries `[first, end)` of those held and the new ones behind them."""
         buffer = self.plan.buffers[node]
-        kept, new = buffer.kept, buffer.new
+        kept, new = self._kept.get(node, 0), buffer.new
         if end <= kept:
             return self._cut(node, self._held[node], first, end, length=kept)
         if first >= kept:
-            return self._cut(node, self._new[node], first - kept, end - kept, length=new)
+            return self._cut(node, self._value(node), first - kept, end - kept, length=new)
         if node not in self._extended:
             self._extended[node] = self._moved(
                 node,
                 lambda *parts: self._graph.call_function(aten.cat.default, (list(parts), buffer.timeline.axis)),
                 self._held[node],
-                self._new[node],
+                self._value(node),
             )
         return self._cut(node, self._extended[node], first, end, length=kept + new)
 
@@ -332,7 +242,7 @@ class _Writer:
         return self._moved(node, lambda part: self._graph.call_function(aten.slice.Tensor, (part, *arguments)), values)
 
     def _permuted(self, node: Node, values: Node, axes: tuple[int, ...]) -> Node:
-        if len(_shape(node)) != _IMAGE_RANK:
+        if len(tensor_shape(node)) != _IMAGE_RANK:
             return values
         return self._moved(node, lambda part: self._graph.call_function(aten.permute.default, (part, axes)), values)
 
@@ -343,82 +253,8 @@ class _Writer:
         return self._quantise(node, move(*(self._dequantise(node, part) for part in values)))
 
     def _quantise(self, node: Node, values: Node) -> Node:
-        return self._graph.call_function(node.target, (values, *_quantisation(node)))  # type: ignore[arg-type]
+        return self._graph.call_function(node.target, (values, *quantisation(node)))  # type: ignore[arg-type]
 
     def _dequantise(self, node: Node, values: Node) -> Node:
         operator = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-        return self._graph.call_function(operator, (values, *_quantisation(node)))
-
-
-def _stored(source: Node) -> Node:
-    """The tensor that is buffered for those who read `source`: its quantised form, if it has one."""
-    kept = source.args[0] if is_dequantise(source) else source
-    assert isinstance(kept, Node)
-    return kept
-
-
-def _quantisation(node: Any) -> tuple[Any, ...]:
-    """Scale, zero point, range and dtype of a quantise node."""
-    arguments: tuple[Any, ...] = node.args[1:]
-    return arguments
-
-
-def _reach(node: Node, timeline: _Timeline) -> _Reach:
-    if node.target is aten.slice.Tensor:
-        first, _, step = _defaults(node.args[2:], [0, None, 1])
-        if step != 1:
-            raise _unsupported(node, f"takes every {step}. time step")
-        return _Reach(range(timeline.steps)[first:].start, 1, 1)
-    if timeline.axis == _IMAGE_TIME_AXIS and node.target is aten.conv2d.default:
-        stride, padding, dilation = map(_ints, _defaults(node.args[3:6], [[1, 1], [0, 0], [1, 1]]))
-        if padding[0] or dilation[0] != 1:
-            raise _unsupported(node, f"pads time by {padding[0]} and dilates it by {dilation[0]}, wanted 0 and 1")
-        return _Reach(0, int(_weight_shape(node)[2]), stride[0])
-    if timeline.axis == _IMAGE_TIME_AXIS and node.target in _POOL_OPS:
-        kernel = _ints(node.args[1])
-        stride = _ints(node.args[2]) if len(node.args) > 2 and node.args[2] else kernel
-        if len(node.args) > 3 and _ints(node.args[3])[0]:
-            raise _unsupported(node, "pads time")
-        return _Reach(0, kernel[0], stride[0])
-    raise _unsupported(node, "has no streaming form")
-
-
-def _weight_shape(node: Node) -> tuple[int, ...]:
-    """Of a convolution, whose weight may be behind quantise and dequantise nodes or folded."""
-    weight = node.args[1]
-    while isinstance(weight, Node) and weight.op == "call_function":
-        weight = weight.args[0]
-    assert isinstance(weight, Node)
-    owner: Any = weight.graph.owning_module
-    for part in str(weight.target).split("."):
-        owner = getattr(owner, part)
-    return tuple(owner.shape)
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    # The nodes that convert_pt2e adds carry no shape of their own.
-    while is_quantise(node) or is_dequantise(node):
-        node = node.args[0]
-    return tuple(node.meta["val"].shape)
-
-
-def _dim(node: Node) -> int:
-    """The axis that a slice cuts."""
-    (dim,) = _ints([node.args[1] if len(node.args) > 1 else 0])
-    return dim % len(_shape(node))
-
-
-def _defaults(given: Sequence[Any], usual: list[Any]) -> list[Any]:
-    """Arguments as given, the others as usual."""
-    return [*given, *usual[len(given) :]]
-
-
-def _ints(values: Any) -> list[int]:
-    return [int(value) for value in values]
-
-
-def _unsupported(node: Node, what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"stateful: op {node.target} in layer {layer_name(node)} {what}. Streaming wants students that are valid in "
-        "time (dscnn, mn); leave the stateful form out for this one."
-    )
+        return self._graph.call_function(operator, (values, *quantisation(node)))

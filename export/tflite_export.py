@@ -16,7 +16,7 @@ from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.errors import VerificationError
 from edgeaudio.runtime.engines.tensors import quantise
 
-from .artefact import INPUT_NAME, OUTPUT_NAME, ExportedArtefact, ExportedStateful, next_state
+from .artefact import OUTPUT_NAME, ExportedArtefact, ExportedStateful, next_state
 from .operators import Model, float_model, naming_operators, quantised_model
 from .stateful_graph import StatefulGraph
 
@@ -80,8 +80,8 @@ def export_stateful_tflite(
         converted: bytes = litert_torch.convert(graph.module, graph.example(), **options).model_content()
     payload = tflite_graph.compact(
         tflite_cut.tidy_steps(converted),
-        input_names=[INPUT_NAME, *given],
-        output_names=[*map(next_state, given), OUTPUT_NAME],
+        input_names=[graph.input.name, *given],
+        output_names=[*map(next_state, given), *([graph.hidden.name] if graph.hidden else []), OUTPUT_NAME],
     )
     if quantised is not None:
         _check_float_layers(payload, quantised, tflite_graph.float_activations(payload))
@@ -99,6 +99,7 @@ def export_stateful_tflite(
         states=states,
         logit_step=graph.logit_step,
         macs_per_step=graph.macs_per_step,
+        stage=graph.stage,
     )
 
 

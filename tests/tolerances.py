@@ -28,3 +28,5 @@ STATEFUL_FP32_RELATIVE = 1e-5
 # The same in int8: sums are whole numbers, so only the float rounding of kernels that look at other shapes can differ.
 # Measured 0.
 STATEFUL_INT8_MAX_STEPS = 1.001
+# Smoothed scores of events of a stateful stream: probabilities of logits within the tolerance above.
+STREAM_SCORE = 1e-5

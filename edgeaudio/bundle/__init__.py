@@ -12,6 +12,8 @@ from edgeaudio.bundle.manifest import (
     StageArtefact,
     Stateful,
     StatefulArtefact,
+    StatefulChain,
+    StatefulStage,
 )
 from edgeaudio.bundle.reader import Bundle
 from edgeaudio.bundle.signing import sign_bundle
@@ -38,6 +40,8 @@ __all__ = [
     "StageArtefact",
     "Stateful",
     "StatefulArtefact",
+    "StatefulChain",
+    "StatefulStage",
     "TrustStore",
     "bundle_bytes",
     "describe",

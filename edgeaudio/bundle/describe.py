@@ -36,10 +36,14 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _describe_stateful(stateful: Stateful, frontend: FrontendSpec) -> dict[str, Any]:
-    described = stateful.model_dump(mode="json", exclude={"artefacts"})
+    described = stateful.model_dump(mode="json", exclude={"artefacts", "chains"})
     described["hop_s"] = stateful.step_frames * frontend.hop_length / frontend.sample_rate
     described["artefacts"] = [
         _describe_artefact(artefact) | {"state_bytes": artefact.state_bytes} for artefact in stateful.artefacts
+    ]
+    described["chains"] = [
+        {"name": chain.name, "stages": [_describe_artefact(stage) for stage in chain.stages]}
+        for chain in stateful.chains
     ]
     return described
 

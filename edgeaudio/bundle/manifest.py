@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeaudio.bundle.model_file import ArtefactFormat, FileEntry, Metric, ModelFile, Parity, Precision, TensorInfo
-from edgeaudio.bundle.stateful import Stateful, StatefulArtefact, StateInfo
+from edgeaudio.bundle.stateful import Stateful, StatefulArtefact, StatefulChain, StatefulStage, StateInfo
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
 from edgeaudio.spec.exits import MAX_EXITS, ExitThreshold
@@ -32,6 +32,8 @@ __all__ = [
     "StateInfo",
     "Stateful",
     "StatefulArtefact",
+    "StatefulChain",
+    "StatefulStage",
     "TensorInfo",
 ]
 
@@ -204,9 +206,9 @@ class Manifest(Spec):
 
     @property
     def model_files(self) -> tuple[ModelFile, ...]:
-        """All artefacts, then all stages, then all stateful artefacts: the order of the file."""
+        """All artefacts, then all stages, then the same as steps: the order of the file."""
         stages = self.exits.stages if self.exits else ()
-        return (*self.artefacts, *stages, *(self.stateful.artefacts if self.stateful else ()))
+        return (*self.artefacts, *stages, *(self.stateful.files if self.stateful else ()))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -232,7 +234,8 @@ class Manifest(Spec):
         if alone:
             raise ValueError(f"exits.chains: {alone} have no whole artefact beside them; it has {names}")
         if self.stateful is not None:
-            self.stateful.check_fits(self.window, self.frontend.n_mels, names)
+            chains = {chain.name: len(chain.stages) for chain in (self.exits.chains if self.exits else ())}
+            self.stateful.check_fits(self.window, self.frontend.n_mels, names, chains)
         return self
 
     def artefact(self, format: str, precision: str) -> Artefact:
@@ -274,3 +277,16 @@ class Manifest(Spec):
             ", ".join(artefact.name for artefact in artefacts) or "none; give its recipe `stateful` and build it again"
         )
         raise ConfigError(f"bundle {self.name!r} has no stateful {format}-{precision} artefact; it has: {has}")
+
+    def stateful_chain(self, format: str, precision: str) -> StatefulChain:
+        """The stateful stages of that format and precision.
+
+        Raises:
+            ConfigError: the bundle has none; the message lists those it has.
+        """
+        chains = self.stateful.chains if self.stateful else ()
+        for chain in chains:
+            if chain.name == f"{format}-{precision}":
+                return chain
+        has = ", ".join(chain.name for chain in chains) or "none; give its recipe exits and `stateful`"
+        raise ConfigError(f"bundle {self.name!r} has no stateful stages as {format}-{precision}; it has: {has}")

@@ -176,6 +176,12 @@ def _summarise(health: Health, rate_hz: int, frontend: str) -> None:
     if health.exit_counts:
         counts = ", ".join(f"exit {number}: {count}" for number, count in enumerate(health.exit_counts))
         print(f"windows that stopped at {counts} (the last is the final answer)", file=sys.stderr)
+    if health.macs_per_hop is not None and health.catch_up_share is not None:
+        print(
+            f"{health.macs_per_hop:,.0f} MACs per hop, {health.catch_up_share:.1%} of them to catch up on hops that "
+            "had stopped earlier",
+            file=sys.stderr,
+        )
     if health.engine_restarts or health.reopened:
         print(f"engine restarted {health.engine_restarts} times, input reopened {health.reopened}", file=sys.stderr)
     for warning in health.warnings:

@@ -80,7 +80,7 @@ def quantise_stage(
             assert isinstance(trained.network, EarlyExitStudent)
             result["stages"] = _write_chains(folder, _exported_stages(context, trained.network, made.staged, "int8"))
         if step_frames is not None:
-            steps = exported_steps(context, trained.network, made.student, "int8", step_frames)
+            steps = exported_steps(context, trained.network, made.student, made.staged, "int8", step_frames)
             result["stateful"] = write_steps(folder, steps)
         rivals = {}
         for name, rival in made.rivals.items():
@@ -150,8 +150,8 @@ def export_stage(
             held_out = _clear_windows(context, prepared, stores)
             atomic_write(bundle, _with_exits(context, prepared, trained.network, bundle, chains, held_out))
         if step_frames is not None:
-            steps = exported_steps(context, trained.network, None, "fp32", step_frames) + read_steps(quantised)
-            steps.sort(key=lambda item: (item.format, item.precision))
+            steps = exported_steps(context, trained.network, None, None, "fp32", step_frames) + read_steps(quantised)
+            steps.sort(key=lambda item: (item.format, item.precision, -1 if item.stage is None else item.stage))
             atomic_write(bundle, add_stateful(Bundle.read(bundle), steps))
         return {"bundle": "bundle.eab"}
 

@@ -8,13 +8,18 @@ from typing import Any
 
 from edgeaudio_export.artefact import ExportedStateful
 from edgeaudio_export.parity import require_parity
-from edgeaudio_export.stateful import export_stateful, stateful_parity
-from edgeaudio_export.stateful_graph import check_step
+from edgeaudio_export.stateful import (
+    FORMATS,
+    export_stateful,
+    export_stateful_stages,
+    stateful_chain_parity,
+    stateful_parity,
+)
+from edgeaudio_export.stateful_plan import check_step
 from torch import nn
 
-from edgeaudio.bundle import Bundle, Stateful, StatefulArtefact
+from edgeaudio.bundle import Bundle, Stateful, StatefulArtefact, StatefulChain, StatefulStage
 from edgeaudio.bundle.manifest import Precision
-from edgeaudio.bundle.stateful import STATEFUL_FORMATS
 from edgeaudio.compress.ptq import QuantisedStudent
 from edgeaudio.data.windows import Float32
 from edgeaudio.frontend.stream import FrontendStream
@@ -24,6 +29,7 @@ from edgeaudio.pipeline.recipe import Recipe
 from edgeaudio.pipeline.workdir import StageResult
 from edgeaudio.runtime.stream_check import proof_stream
 from edgeaudio.spec.fs import atomic_write
+from edgeaudio.students.exits import EarlyExitStudent
 
 # Test clips that are streamed beside the golden windows and random sound.
 PROOF_CLIPS = 8
@@ -42,13 +48,28 @@ def wanted_step(context: Context, arm: str) -> int | None:
 
 
 def exported_steps(
-    context: Context, network: nn.Module, quantised: QuantisedStudent | None, precision: Precision, step_frames: int
+    context: Context,
+    network: nn.Module,
+    quantised: QuantisedStudent | None,
+    staged: QuantisedStudent | None,
+    precision: Precision,
+    step_frames: int,
 ) -> list[ExportedStateful]:
-    """The stateful form in that precision, in every format of the recipe that has one."""
+    """The stateful form in that precision, in every format of the recipe that has one; with exits, its stages too.
+
+    Args:
+        quantised, staged: the int8 student and, with exits, all its stages; None for fp32.
+    """
     recipe = context.recipe
     frames, n_mels = recipe.window.frames, recipe.frontend.n_mels
-    formats = [format for format in recipe.formats if format in STATEFUL_FORMATS]
-    return export_stateful(network, quantised, frames, n_mels, step_frames, formats=formats, precisions=[precision])
+    options: dict[str, Any] = {
+        "formats": [format for format in recipe.formats if format in FORMATS],
+        "precisions": [precision],
+    }
+    exported = export_stateful(network, quantised, frames, n_mels, step_frames, **options)
+    if isinstance(network, EarlyExitStudent):
+        exported += export_stateful_stages(network, staged, frames, n_mels, step_frames, **options)
+    return exported
 
 
 def write_steps(folder: Path, exported: Sequence[ExportedStateful]) -> list[dict[str, Any]]:
@@ -66,7 +87,8 @@ def read_steps(stage: StageResult) -> list[ExportedStateful]:
     """What `write_steps` left in the folder of a stage, under "stateful" in its result."""
     exported = []
     for written in stage.result["stateful"]:
-        entry = StatefulArtefact.model_validate(written["entry"])
+        family = StatefulStage if "stage" in written["entry"] else StatefulArtefact
+        entry = family.model_validate(written["entry"])
         payload = (stage.folder / entry.path).read_bytes()
         exported.append(ExportedStateful.of(entry, payload, written["macs_per_step"]))
     return exported
@@ -91,4 +113,13 @@ def proven(context: Context, bundle: Bundle, waveforms: Sequence[Float32]) -> St
         require_parity(artefact.name, parity)
         artefacts.append(artefact.model_copy(update={"parity": parity}))
         context.progress(f"verify streams of {manifest.name}", number + 1, len(stateful.artefacts))
-    return stateful.model_copy(update={"artefacts": tuple(artefacts)})
+    chains = [_proven_chain(bundle, chain, streams) for chain in stateful.chains]
+    return stateful.model_copy(update={"artefacts": tuple(artefacts), "chains": tuple(chains)})
+
+
+def _proven_chain(bundle: Bundle, chain: StatefulChain, streams: Sequence[Float32]) -> StatefulChain:
+    stages = []
+    for stage, parity in zip(chain.stages, stateful_chain_parity(bundle, chain, streams), strict=True):
+        require_parity(stage.name, parity)
+        stages.append(stage.model_copy(update={"parity": parity}))
+    return chain.model_copy(update={"stages": tuple(stages)})

@@ -51,12 +51,8 @@ class Cascade:
         engine_class = resolve("engines", engine)
         if engine_class.format != chain.stages[0].format:
             raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {chain.name}")
-        self.thresholds = tuple(chain.thresholds if thresholds is None else thresholds)
-        if len(self.thresholds) != len(chain.stages) - 1:
-            raise ConfigError(f"{len(self.thresholds)} exit thresholds, {chain.name} has {len(chain.stages) - 1} exits")
-        for number, threshold in enumerate(self.thresholds):
-            if threshold is not None and not threshold >= 0:  # NaN too.
-                raise ConfigError(f"threshold of exit {number} is {threshold}, wanted at least 0, or None for never")
+        given = chain.thresholds if thresholds is None else thresholds
+        self.thresholds = checked_thresholds(given, chain.name, len(chain.stages))
         self._kind: TaskKind = kind
         self._stages: list[Engine] = [engine_class(stage, payload(stage), threads=threads) for stage in chain.stages]
 
@@ -96,7 +92,7 @@ class Cascade:
             assert values is not None  # The manifest has checked that every stage but the last leaves something.
             values, logits = stage.run_stage(values)
             probs = to_probs(logits, self._kind)
-            if number == len(self.thresholds) or _sure(probs, self._kind, self.thresholds[number]):
+            if number == len(self.thresholds) or sure(probs, self._kind, self.thresholds[number]):
                 break
         return ExitAnswer(logits, probs, number)
 
@@ -115,5 +111,16 @@ class Cascade:
         return np.stack([self.run_all(window) for window in windows], axis=1)
 
 
-def _sure(probs: Float32, kind: TaskKind, threshold: float | None) -> bool:
+def checked_thresholds(thresholds: Sequence[float | None], name: str, n_stages: int) -> tuple[float | None, ...]:
+    """Raise ConfigError unless there is one for each stage but the last of chain `name`, none below 0."""
+    if len(thresholds) != n_stages - 1:
+        raise ConfigError(f"{len(thresholds)} exit thresholds, {name} has {n_stages - 1} exits")
+    for number, threshold in enumerate(thresholds):
+        if threshold is not None and not threshold >= 0:  # NaN too.
+            raise ConfigError(f"threshold of exit {number} is {threshold}, wanted at least 0, or None for never")
+    return tuple(thresholds)
+
+
+def sure(probs: Float32, kind: TaskKind, threshold: float | None) -> bool:
+    """Whether an exit may stop at these probabilities `(classes,)`."""
     return threshold is not None and bool(confidence(probs, kind) >= threshold)

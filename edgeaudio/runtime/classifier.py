@@ -19,7 +19,8 @@ from edgeaudio.frontend.choice import FrontendChoice, FrontendTaken, choose_fron
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.confidence import to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32
-from edgeaudio.runtime.stateful import StatefulRunner, SteppedWindow, StepStream
+from edgeaudio.runtime.stateful import StatefulRunner, SteppedWindow, Stepper, StepStream
+from edgeaudio.runtime.stateful_cascade import StatefulCascade
 from edgeaudio.runtime.windows import Window, WindowStream
 from edgeaudio.spec import DecisionSpec, LabelSet
 
@@ -28,11 +29,16 @@ _PIECE_SAMPLES = 65_536
 
 
 class ScoredWindow(NamedTuple):
-    """Probabilities `(classes,)` of the window that starts at `position_samples`; `exit` as in `ClipResult`."""
+    """Probabilities `(classes,)` of the window that starts at `position_samples`; `exit` as in `ClipResult`.
+
+    macs, catch_up_macs: of stateful exits, as in `Answer`.
+    """
 
     position_samples: int
     probs: Float32
     exit: int | None = None
+    macs: int | None = None
+    catch_up_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Classifier:
                 own `step_frames`.
         Raises:
             ConfigError: unknown engine, the bundle has no artefact (no stages, no stateful form) for it in that
-                precision, thresholds without exits, or exits of a stateful form.
+                precision, or thresholds without exits.
             UnsupportedError: the engine's library is not installed, or the native front-end is not built; the message
                 says what to do.
             BundleError: the artefact is not what the manifest says.
@@ -110,14 +116,13 @@ class Classifier:
         self.artefact = bundle.manifest.artefact(engine_class.format, precision)
         if thresholds is not None and not exits:
             raise ConfigError("exit thresholds were given without exits; ask for exits=True")
-        if stateful and exits:
-            raise ConfigError("early exits and the stateful form cannot be combined; ask for one of them")
         self._kind = bundle.manifest.task.kind
         self._frontend = choose_frontend(bundle.manifest.frontend, frontend)
         self._stateful = bundle.manifest.stateful if stateful else None
-        self._runner: Engine | Cascade
+        self._runner: Engine | Cascade | StatefulCascade
         if exits:
-            self._runner = Cascade.of_bundle(
+            family = StatefulCascade if stateful else Cascade
+            self._runner = family.of_bundle(
                 bundle, engine=engine, precision=precision, threads=threads, thresholds=thresholds
             )
         else:
@@ -171,8 +176,8 @@ class Classifier:
 
     @property
     def engine_info(self) -> dict[str, str]:
-        """Library, version and provider or delegate in use, and the front-end (`FrontendTaken.info`)."""
-        return self._runner.info | self._frontend.info
+        """Library, version and provider or delegate in use, the front-end (`FrontendTaken.info`), any stateful form."""
+        return self._runner.info | self._frontend.info | ({"form": "stateful"} if self.stateful else {})
 
     @property
     def frontend(self) -> FrontendTaken:
@@ -212,7 +217,7 @@ class Classifier:
     @property
     def n_exits(self) -> int:
         """Exits that a window may stop at, the final one included; 0 without exits."""
-        return self._runner.n_exits if isinstance(self._runner, Cascade) else 0
+        return self._runner.n_exits if isinstance(self._runner, Cascade | StatefulCascade) else 0
 
     def score(self, log_mel: Float32) -> tuple[Float32, int | None]:
         """As `window_probs`, and the exit that answered; None without exits.
@@ -220,7 +225,7 @@ class Classifier:
         Raises:
             ConfigError: a stateful form, which takes steps of a stream.
         """
-        if self._stateful is not None:
+        if self._stateful is not None or isinstance(self._runner, StatefulCascade):
             raise ConfigError("a stateful classifier takes steps of a stream, not windows; load it without stateful")
         if isinstance(self._runner, Cascade):
             answer = self._runner.run(log_mel)
@@ -234,8 +239,12 @@ class Classifier:
             return WindowStream(
                 manifest.frontend, manifest.window, start_sample=start_sample, computed_by=self.frontend.name
             )
-        artefact = manifest.stateful_artefact(self.artefact.format, self.artefact.precision)
-        runner = StatefulRunner(cast(Engine, self._runner), artefact)
+        runner: Stepper
+        if isinstance(self._runner, StatefulCascade):
+            runner = self._runner.open()
+        else:
+            artefact = manifest.stateful_artefact(self.artefact.format, self.artefact.precision)
+            runner = StatefulRunner(cast(Engine, self._runner), artefact)
         return StepStream(
             runner, manifest.frontend, self._stateful, start_sample=start_sample, computed_by=self.frontend.name
         )
@@ -243,7 +252,8 @@ class Classifier:
     def scored(self, window: Window | SteppedWindow) -> ScoredWindow:
         """A window of `open_windows` with its probabilities."""
         if isinstance(window, SteppedWindow):
-            return ScoredWindow(window.position_samples, to_probs(window.logits, self._kind))
+            logits, exit, macs, catch_up_macs = window.answer
+            return ScoredWindow(window.position_samples, to_probs(logits, self._kind), exit, macs, catch_up_macs)
         return ScoredWindow(window.position_samples, *self.score(window.log_mel))
 
     def __call__(self, waveform: NDArray[Any], sample_rate: int) -> ClipResult:

@@ -213,6 +213,8 @@ class HealthBook:
             ),
             reopened=self._capture.reopened,
             drift_ppm=self._drift_ppm,
+            macs_per_hop=None if stats.macs is None else stats.macs / stats.hops,
+            catch_up_share=stats.catch_up_macs / stats.macs if stats.macs else None,
         )
         return self.latest
 

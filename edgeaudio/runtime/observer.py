@@ -65,6 +65,8 @@ class Health:
     last one, cpu_percent and rtf are of all of it. dead_input: every sample the same, for seconds.
     reopened: times the input's device was lost and found again. drift_ppm: how much faster than this machine's clock a
     live input counts; None elsewhere and in the first minute. warnings: sentences, each with its likely cause.
+    macs_per_hop, catch_up_share: of a stateful stream with early exits: what a hop costs in the mean, and the share of
+    it that stages take to catch up on hops which had not needed them. None elsewhere.
     """
 
     samples_in: int
@@ -88,6 +90,8 @@ class Health:
     warnings: tuple[str, ...] = field(default=())
     reopened: int = 0
     drift_ppm: float | None = None
+    macs_per_hop: float | None = None
+    catch_up_share: float | None = None
 
     def to_json(self) -> str:
         """One line."""

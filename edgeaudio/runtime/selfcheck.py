@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeaudio.bundle import Bundle, ExitChain, ModelFile, StatefulArtefact
+from edgeaudio.bundle import Bundle, ExitChain, ModelFile, StatefulArtefact, StatefulChain
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ParityError, UnsupportedError, VerificationError
 from edgeaudio.frontend.choice import FrontendName, choose_frontend, make_frontend
@@ -16,7 +16,8 @@ from edgeaudio.frontend.reference import PARITY_GATE_LN, parity_gap_ln
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.engines.base import Engine, Float32
 from edgeaudio.runtime.stateful import StatefulRunner, stream_logits
-from edgeaudio.runtime.stream_check import both_ways, proof_stream, stream_tolerance
+from edgeaudio.runtime.stateful_cascade import StatefulCascade, chain_logits
+from edgeaudio.runtime.stream_check import both_ways, chain_both_ways, proof_stream, stream_tolerance
 
 # Bound on |logit - golden logit|. float32: other CPUs order their sums differently.
 LOGIT_TOLERANCE_FP32 = 1e-3
@@ -119,12 +120,20 @@ def check_bundle(
             items += _check_chain(bundle, chain, name)
         if not fitting:
             items.append(_no_engine(f"stages of {chain.name}", format, names))
-    for stepped in bundle.manifest.stateful.artefacts if bundle.manifest.stateful else ():
+    stateful = bundle.manifest.stateful
+    for stepped in stateful.artefacts if stateful else ():
         able = {name: engine for name, engine in classes.items() if engine.format == stepped.format}
         for name, engine in able.items():
             items += _check_stateful(bundle, stepped, name, engine)
         if not able:
             items.append(_no_engine(stepped.name, stepped.format, names))
+    for stepped_chain in stateful.chains if stateful else ():
+        format = stepped_chain.stages[0].format
+        fitting = [name for name, engine in classes.items() if engine.format == format]
+        for name in fitting:
+            items += _check_stateful_chain(bundle, stepped_chain, name)
+        if not fitting:
+            items.append(_no_engine(f"stateful stages of {stepped_chain.name}", format, names))
     return CheckReport(bundle.manifest.name, bundle.sha256, tuple(items))
 
 
@@ -180,11 +189,33 @@ def _check_stateful(bundle: Bundle, artefact: StatefulArtefact, name: str, engin
         return [CheckItem(artefact.name, name, "not run", reason=str(error))]
     except VerificationError as error:
         return [CheckItem(artefact.name, name, "failed", reason=str(error))]
-    proof = _compare(artefact, name, streamed, windowed, gate=stream_tolerance(artefact, windowed))
-    return [
-        _compare(artefact, name, logits, bundle.golden.logits[artefact.name]),
-        replace(proof, subject=f"{artefact.name}, streamed against windows,"),
-    ]
+    golden = _compare(artefact, name, logits, bundle.golden.logits[artefact.name])
+    return [golden, _streamed(artefact, name, streamed, windowed)]
+
+
+def _check_stateful_chain(bundle: Bundle, chain: StatefulChain, name: str) -> list[CheckItem]:
+    """As `_check_stateful`, for each stage; the stream stops at changing exits, so that stages catch up."""
+    stateful = bundle.manifest.stateful
+    assert stateful is not None
+    try:
+        cascade = StatefulCascade.of_bundle(bundle, engine=name, precision=chain.stages[0].precision)
+        runner, golden = cascade.open(), bundle.golden
+        logits = np.concatenate([chain_logits(runner, stateful, log_mel) for log_mel in golden.log_mel], axis=1)
+        pairs = chain_both_ways(bundle, chain, name, proof_stream(bundle))
+    except UnsupportedError as error:
+        return [CheckItem(f"stateful stages of {chain.name}", name, "not run", reason=str(error))]
+    except VerificationError as error:
+        return [CheckItem(f"stateful stages of {chain.name}", name, "failed", reason=str(error))]
+    items = []
+    for stage, answers, pair in zip(chain.stages, logits, pairs, strict=True):
+        items.append(_compare(stage, name, answers, golden.logits[stage.name]))
+        items.append(_streamed(stage, name, *pair))
+    return items
+
+
+def _streamed(artefact: StatefulArtefact, name: str, streamed: Float32, windowed: Float32) -> CheckItem:
+    item = _compare(artefact, name, streamed, windowed, gate=stream_tolerance(artefact, windowed))
+    return replace(item, subject=f"{artefact.name}, streamed against windows,")
 
 
 def _compare(

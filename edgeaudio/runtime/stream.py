@@ -22,6 +22,8 @@ class StreamStats:
     """Health counters since `reset()`. Samples are counted as they come in, before resampling.
 
     exit_counts: windows that stopped at each exit, the final one last; empty without exits.
+    macs, catch_up_macs: of a stateful stream with exits: multiply-accumulates so far, and those of them that stages
+    took to catch up on hops which had not needed them. None and 0 elsewhere.
     """
 
     samples_in: int
@@ -31,6 +33,8 @@ class StreamStats:
     gaps: int
     dropped_samples: int
     exit_counts: tuple[int, ...] = ()
+    macs: int | None = None
+    catch_up_macs: int = 0
 
     @property
     def clipped_fraction(self) -> float:
@@ -100,6 +104,8 @@ class StreamClassifier:
         self._begin(self._start_sample)
         self._source = SourceStats()
         self._exit_counts = [0] * self._n_exits
+        self._macs: int | None = None
+        self._catch_up_macs = 0
 
     def feed(self, chunk: NDArray[Any]) -> list[Event]:
         """Take the next `(samples,)` float32 or float64 in [-1, 1], of any length, and return what happened.
@@ -164,6 +170,7 @@ class StreamClassifier:
         other._hops, other._gaps = self._hops, self._gaps + 1
         other._dropped_samples = self._dropped_samples + lost_samples
         other._source, other._exit_counts = replace(self._source), list(self._exit_counts)
+        other._macs, other._catch_up_macs = self._macs, self._catch_up_macs
         other._begin(other.position_samples)
         return ends, other
 
@@ -190,6 +197,8 @@ class StreamClassifier:
             gaps=self._gaps,
             dropped_samples=self._dropped_samples,
             exit_counts=tuple(self._exit_counts),
+            macs=self._macs,
+            catch_up_macs=self._catch_up_macs,
         )
 
     def _begin(self, start_sample: int) -> None:
@@ -211,6 +220,9 @@ class StreamClassifier:
             if window.exit is not None:
                 self._exit_counts[window.exit] += 1
                 new = [replace(event, exit=window.exit) for event in new]
+            if window.macs is not None:
+                self._macs = (self._macs or 0) + window.macs
+                self._catch_up_macs += window.catch_up_macs
             if self.tap is not None:
                 self.tap.on_window(window, new_frames)
             events += self._told(new, window.position_samples + self._probs.window_samples)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from edgeaudio.bundle import Bundle, StatefulArtefact
+from edgeaudio.bundle import Bundle, StatefulArtefact, StatefulChain
 from edgeaudio.errors import ConfigError
 from edgeaudio.frontend.stream import FrontendStream
+from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.engines.base import Engine, Float32
-from edgeaudio.runtime.stateful import StatefulRunner, stream_logits
+from edgeaudio.runtime.stateful import StatefulRunner, stream_answers, stream_logits
+from edgeaudio.runtime.stateful_cascade import StatefulCascade
 
 # Bound on |stream - window|. float32: the same products, summed by kernels that see other shapes. A logit of size 10
 # has a resolution of 1e-6 and is the last of some forty sums, hence per unit of the largest logit (but at least one).
@@ -62,6 +64,39 @@ def both_ways(
     engine: Engine = engine_class(whole, bundle.payload(whole), threads=1)
     windows = sliding_window_view(log_mel, bundle.manifest.window.frames, axis=0)[:: stateful.step_frames]
     return streamed, np.stack([engine.run(window.T) for window in windows])
+
+
+def chain_both_ways(
+    bundle: Bundle, chain: StatefulChain, engine: str, log_mel: Float32
+) -> list[tuple[Float32, Float32]]:
+    """For each exit, logits `(windows, classes)` of the windows of a stream that stop there: by stateful stages, and
+    by windowed ones.
+
+    Where windows stop is thrown dice for, and for longer than any state remembers it is at the first exit: so stages
+    catch up on a few steps, on many, and on more than they need.
+
+    Raises:
+        As `both_ways`.
+    """
+    stateful, precision = bundle.manifest.stateful, chain.stages[0].precision
+    assert stateful is not None
+    cascade = StatefulCascade.of_bundle(bundle, engine=engine, precision=precision)
+    runner, n_windows = cascade.open(), (len(log_mel) - bundle.manifest.window.frames) // stateful.step_frames + 1
+    stops = np.random.default_rng(_SEED).integers(0, cascade.n_exits, max(0, n_windows))
+    quiet = len(stops) // 4
+    stops[quiet : quiet + cascade.memory_steps + 3] = 0
+    wanted = iter(stops)
+
+    def stopped(new: Float32) -> Float32:
+        stop = next(wanted)
+        return runner.answer_until(new, lambda exit, _: exit == stop).logits
+
+    streamed = np.stack(stream_answers(runner, stateful, log_mel, stopped))
+    windows = sliding_window_view(log_mel, bundle.manifest.window.frames, axis=0)[:: stateful.step_frames]
+    whole = Cascade.of_bundle(bundle, engine=engine, precision=precision)
+    windowed = whole.logits(windows.swapaxes(1, 2))
+    exits = range(cascade.n_exits)
+    return [(streamed[stops == exit], windowed[exit][stops == exit]) for exit in exits]
 
 
 def stream_tolerance(artefact: StatefulArtefact, windowed: Float32) -> float:

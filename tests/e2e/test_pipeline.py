@@ -18,6 +18,7 @@ import soundfile
 
 from edgeaudio.bundle import Bundle
 from edgeaudio.pipeline.summary import RunSummary
+from tests.tolerances import STREAM_SCORE
 
 RECIPE = """\
 name: tiny
@@ -35,6 +36,7 @@ pretrain:
   loss: {labels: 0, logits: 0, embedding: 1, foundation_logits: 0.5}
 train: {windows_seen: 1280, checkpoint_every_steps: 4, unlabelled_share: 0.5}
 quantize: {calibration_windows: 32}
+stateful: true
 # The machinery is on trial here: a student trained this briefly has logits too near each other for int8.
 verify: {int8_min_agreement: 0.5, int8_max_clips_lost: 10}
 """
@@ -171,6 +173,29 @@ def test_a_stream_gives_the_same_events_for_any_chunk_size(
     assert one_sample.stdout == whole.stdout
     for line in outputs[0].splitlines():
         assert {"label", "t_start_s", "score"} <= set(json.loads(line))
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("onnx", "fp32"), ("onnx", "int8"), ("litert", "int8")])
+def test_a_stateful_stream_gives_the_events_of_the_windowed_one(
+    engine: str, precision: str, finished: Path, bundle_path: Path
+) -> None:
+    stateful = Bundle.read(bundle_path).manifest.stateful
+    assert stateful is not None
+    assert [artefact.parity.passed for artefact in stateful.artefacts if artefact.parity] == [True] * 4
+    clips = sorted((finished / "work/stages").glob("data-*/audio/*.wav"))[:8]
+    pcm = np.concatenate([soundfile.read(clip, dtype="int16")[0] for clip in clips]).astype("<i2").tobytes()
+    command = ["stream", str(bundle_path), "--engine", engine, "--precision", precision, "--input", "-"]
+    found = [edgeaudio(*command, *form, cwd=finished, stdin=pcm) for form in ([], ["--stateful"])]
+    assert found[1].returncode == 0, found[1].stderr.decode()
+    windowed, stepped = (list(map(json.loads, answer.stdout.splitlines())) for answer in found)
+    assert len(stepped) == len(windowed) > 0
+    for one, other in zip(windowed, stepped, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=STREAM_SCORE)
+        assert all(one[name] == other[name] for name in ("event", "label", "t_start_s", "t_end_s") if name in one)
+
+
+def test_the_arm_that_only_serves_comparison_has_no_stateful_form(finished: Path) -> None:
+    assert Bundle.read(finished / "work/bundles/tiny-fold2-labels-only.eab").manifest.stateful is None
 
 
 def test_bundle_eval_bench_and_report_work_on_what_the_run_left(finished: Path, bundle_path: Path) -> None:

@@ -39,12 +39,14 @@ class Engine(Protocol):
         """
         ...
 
-    def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
+    def run_step(self, values: Float32 | Hidden, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
         """One step of a stateful artefact, where the format has one: (states of the next step, logits `(classes,)`).
 
+        From a stage that another one follows, what that takes comes behind the states.
+
         Args:
-            log_mel: the new frames `(step_frames, n_mels)` float32. states: what the last step gave, untouched, or
-                `initial_states`.
+            values: the new frames `(step_frames, n_mels)` float32, or what the stage before gave, untouched.
+            states: what the last step gave, untouched, or `initial_states`.
         """
         ...
 

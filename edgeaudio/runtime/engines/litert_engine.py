@@ -59,22 +59,24 @@ class LiteRTEngine:
 
     def run_stage(self, values: Float32 | Hidden) -> tuple[Hidden | None, Float32]:
         """See `Engine.run_stage`."""
-        given = check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
-        return self._forward(given)
+        return self._forward(self._given(values))
 
     def _window(self, log_mel: Float32) -> Hidden:
         window = check_log_mel(log_mel, self._artefact)
         given = self._inputs[0]
         return quantise(window, *given["quantization"]) if given["dtype"] == np.int8 else window
 
-    def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
+    def run_step(self, values: Float32 | Hidden, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
         """See `Engine.run_step`."""
-        window = self._window(log_mel)
+        given = self._given(values)
         try:
-            return self._run(window, *states)
+            return self._run(given, *states)
         except (ValueError, VerificationError):
             check_states(states, self._artefact)
             raise
+
+    def _given(self, values: Float32 | Hidden) -> Hidden:
+        return check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         hidden, logits = self._run(given)

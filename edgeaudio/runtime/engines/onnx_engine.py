@@ -57,22 +57,24 @@ class OnnxEngine:
 
     def run_stage(self, values: Float32 | Hidden) -> tuple[Hidden | None, Float32]:
         """See `Engine.run_stage`."""
-        given = check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
-        return self._forward(given)
+        return self._forward(self._given(values))
 
     def _window(self, log_mel: Float32) -> Hidden:
         window = check_log_mel(log_mel, self._artefact)
         info = self._artefact.input
         return quantise(window, *_scale(info, self._artefact)) if info.dtype == "int8" else window
 
-    def run_step(self, log_mel: Float32, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
+    def run_step(self, values: Float32 | Hidden, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
         """See `Engine.run_step`."""
-        window = self._window(log_mel)
+        given = self._given(values)
         try:
-            return self._run(window, *states)
+            return self._run(given, *states)
         except (ValueError, VerificationError):
             check_states(states, self._artefact)
             raise
+
+    def _given(self, values: Float32 | Hidden) -> Hidden:
+        return check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         hidden, logits = self._run(given)

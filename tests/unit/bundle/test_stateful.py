@@ -10,7 +10,7 @@ import pytest
 from edgeaudio.bundle import Bundle, Manifest, describe, with_manifest
 from edgeaudio.errors import BundleError, ConfigError
 from tests import tiny_bundle as tiny
-from tests import tiny_stateful
+from tests import tiny_exits, tiny_stateful
 
 
 def refused(path: tuple[str | int, ...], value: Any, message: str) -> None:
@@ -86,7 +86,7 @@ def test_steps_fit_the_window() -> None:
 def test_every_stateful_artefact_has_its_windowed_form_beside_it() -> None:
     manifest = tiny_stateful.stateful_bundle().manifest.model_dump(mode="json")
     manifest["artefacts"] = manifest["artefacts"][:2]
-    with pytest.raises(ConfigError, match=r"\['tflite-fp32', 'tflite-int8'\] have no windowed artefact|tflite-fp32-st"):
+    with pytest.raises(ConfigError, match=r"\['tflite-fp32', 'tflite-int8'\] have no windowed form beside them"):
         Manifest.parse(manifest, source="manifest.json")
 
 
@@ -96,3 +96,59 @@ def test_a_damaged_step_is_named() -> None:
     data[at + 100] ^= 1
     with pytest.raises(BundleError, match=r"stateful/fp32\.onnx"):
         Bundle.read(bytes(data))
+
+
+def chain(**changes: Any) -> dict[str, Any]:
+    """A stateful chain of two stages; `changes` replace fields of the first."""
+    state = {"name": "state0", "shape": [1, 2, 64]}
+    back = {"name": "state0_next", "shape": [1, 2, 64]}
+    hidden, logits = {"name": "hidden0", "shape": [1, 4, 8]}, {"name": "logits", "shape": [1, 3]}
+    common = {"size_bytes": 0, "sha256": "0" * 64, "format": "onnx", "precision": "fp32", "states": [state]}
+    first = {"path": "stateful/fp32-0.onnx", "stage": 0, "input": {"name": "log_mel", "shape": [1, 4, 64]}}
+    last = {"path": "stateful/fp32-1.onnx", "stage": 1, "input": hidden, "outputs": [back, logits]}
+    return {"stages": [common | first | {"outputs": [back, hidden, logits]} | changes, common | last]}
+
+
+def moved(again: dict[str, Any]) -> dict[str, Any]:
+    """The same chain at other paths."""
+    return {"stages": [stage | {"path": f"other/{stage['stage']}.onnx"} for stage in again["stages"]]}
+
+
+def with_chains(*chains: dict[str, Any], macs: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
+    """The manifest of the tiny bundle with exits and a stateful form of these chains."""
+    manifest = tiny_stateful.stateful_bundle().manifest.model_dump(mode="json")
+    manifest["exits"] = tiny_exits.exits().model_dump(mode="json")
+    manifest["stateful"] |= {"chains": list(chains), "macs_per_stage": list(macs)}
+    return manifest
+
+
+def test_stages_come_as_steps_too() -> None:
+    manifest = Manifest.parse(with_chains(chain()), source="manifest.json")
+    stages = manifest.stateful_chain("onnx", "fp32").stages
+    assert [stage.name for stage in stages] == ["onnx-fp32-stage0-stateful", "onnx-fp32-stage1-stateful"]
+    assert [stage.window_name for stage in stages] == ["onnx-fp32-stage0", "onnx-fp32-stage1"]
+    assert manifest.model_files[-2:] == stages
+    assert stages[0].hidden == stages[1].input
+    with pytest.raises(ConfigError, match="no stateful stages as tflite-fp32; it has: onnx-fp32"):
+        manifest.stateful_chain("tflite", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (with_chains(chain(stage=1)), r"stateful stages are \[1, 1\]"),
+        (with_chains(chain(precision="int8")), "one format and precision"),
+        (with_chains(chain(outputs=chain()["stages"][1]["outputs"])), "stage0-stateful: leaves None"),
+        (with_chains({"stages": [chain()["stages"][0]] * 2}), r"stateful stages are \[0, 0\]"),
+        (with_chains(chain(), moved(chain())), "stateful.chains: one for each"),
+        (with_chains(chain(), macs=(1,)), "onnx-fp32 has 2 stages, its windowed form 2, macs_per_stage 1"),
+        (with_chains(chain(input={"name": "log_mel", "shape": [1, 2, 64]})), r"input shape \(1, 2, 64\)"),
+        (
+            with_chains(chain()) | {"exits": None},
+            r"stateful.chains: \['onnx-fp32'\] have no windowed form beside them; the bundle has \[\]",
+        ),
+    ],
+)
+def test_a_chain_of_steps_is_complete(manifest: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Manifest.parse(manifest, source="manifest.json")

@@ -10,6 +10,7 @@ import pytest
 from edgeaudio.errors import ConfigError
 from edgeaudio.pipeline.config import load_config
 from edgeaudio.pipeline.recipe import Recipe
+from edgeaudio.pipeline.stepping import check_steps
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 LABELS_ONLY_LOSS = {"labels": 1, "logits": 0, "embedding": 0}
@@ -43,11 +44,31 @@ def wide_cnn(**changes: Any) -> dict[str, Any]:
         ({"teacher": wide_cnn(train={"loss": NOTHING})}, "teacher.train.loss: wide-cnn has no teacher itself"),
         ({"teacher": wide_cnn(width=13)}, "teacher.width is 13; wanted an even number"),
         ({"quantize": {"calibration_windows": 8}}, "calibration_windows"),
+        ({"stateful": True, "student": {"family": "transformer"}}, "stateful: a transformer looks at its whole window"),
+        ({"stateful": {"step_frames": 3}}, r"stateful.step_frames is 3; it must divide window.hop_frames \(20\)"),
+        ({"stateful": True, "window": {"frames": 9}}, r"is 20; .* fit into window.frames \(9\)"),
+        ({"stateful": True, "formats": ["tensorrt"]}, "stateful comes as onnx and tflite; add one of them to formats"),
+        ({"stateful": {"hop": 2}}, "stateful"),
     ],
 )
 def test_an_impossible_recipe_names_its_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe(**changes)
+
+
+def test_stateful_is_off_unless_asked_for_and_steps_by_the_hop() -> None:
+    assert recipe().step_frames is None
+    assert recipe(stateful=False).step_frames is None
+    assert recipe(stateful=True).step_frames == 20
+    assert recipe(stateful={"step_frames": 2}).step_frames == 2
+
+
+def test_a_step_that_does_not_fit_the_strides_is_refused_before_any_training() -> None:
+    with pytest.raises(ConfigError, match=r"step_frames is 10, but .* use 1, 2 or a multiple of 4"):
+        check_steps(recipe(stateful={"step_frames": 10}), 4)
+    check_steps(recipe(stateful={"step_frames": 10}), 2)
+    check_steps(recipe(stateful={"step_frames": 2}), 8)
+    check_steps(recipe(), 3)
 
 
 def test_a_recipe_uses_unlabelled_sounds_when_it_pretrains_or_mixes_them_in() -> None:

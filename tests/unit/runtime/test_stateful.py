@@ -74,20 +74,20 @@ def test_a_gap_and_a_reset_forget_everything() -> None:
 
 def test_two_streams_of_one_classifier_do_not_mix() -> None:
     stepped = Classifier(tiny_stateful.stateful_bundle(), stateful=True)
-    alone = [window.logits for window in stepped.open_windows().feed(tiny.scene())]  # type: ignore[union-attr]
+    alone = [window.answer.logits for window in stepped.open_windows().feed(tiny.scene())]  # type: ignore[union-attr]
     one, other = stepped.open_windows(), stepped.open_windows()
     mixed: list[Any] = []
     for at in range(0, 32_000, 640):
         mixed += one.feed(tiny.scene()[at : at + 640])
         other.feed(tiny.scene(1)[at : at + 640])
-    assert np.array_equal([window.logits for window in mixed], alone)
+    assert np.array_equal([window.answer.logits for window in mixed], alone)
 
 
 def test_what_cannot_be_is_refused() -> None:
     bundle = tiny_stateful.stateful_bundle()
     with pytest.raises(ConfigError, match="has no stateful onnx-fp32 artefact"):
         Classifier(tiny.tiny_bundle(), stateful=True)
-    with pytest.raises(ConfigError, match="cannot be combined"):
+    with pytest.raises(ConfigError, match="has no stateful stages as onnx-fp32; it has: none"):
         Classifier(bundle, stateful=True, exits=True)
     with pytest.raises(ConfigError, match="takes steps of a stream, not windows"):
         Classifier(bundle, stateful=True).score(bundle.golden.log_mel[0])
