@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# Processes that run tests; files are never split between them.
+TEST_JOBS ?= 2
 DEMO_ARGS ?=
 
 .PHONY: help setup demo test lint format clean
@@ -45,7 +47,7 @@ demo: setup ## the whole pipeline on the built-in dataset, a few minutes on 2 co
 	@$(BIN)/edgeaudio demo $(DEMO_ARGS)
 
 test: lint ## every check: ruff, mypy, import rules, all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## the checks that run nothing: ruff, mypy, import rules
 	$(BIN)/ruff check .

@@ -14,39 +14,34 @@ if TYPE_CHECKING:
 
 _EACH = "[LABEL=]"
 
-Threshold = Annotated[
-    list[str] | None,
-    typer.Option("--threshold", metavar=f"{_EACH}P", help="Score that starts an event, of all or one class."),
-]
-ThresholdOff = Annotated[
-    list[str] | None,
-    typer.Option("--threshold-off", metavar=f"{_EACH}P", help="Score below which it ends."),
-]
-MinDuration = Annotated[
-    list[str] | None,
-    typer.Option("--min-duration", metavar=f"{_EACH}S", help="Shorter events are dropped."),
-]
-Smoothing = Annotated[int | None, typer.Option(metavar="N", help="Windows of the moving mean.")]
-Patience = Annotated[int | None, typer.Option(metavar="N", help="Windows in a row that an event needs to start.")]
-Refractory = Annotated[float | None, typer.Option(metavar="S", help="Pause of a class after each of its events.")]
-Allow = Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Only these classes; may be repeated.")]
-Deny = Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Not these classes; may be repeated.")]
-TopK = Annotated[int | None, typer.Option(metavar="N", help="Only the N best scores of a window start events.")]
-
 
 @dataclass(frozen=True)
 class DecisionOptions:
-    """What was given; None where it was not."""
+    """What was given (see `groups`); None where it was not."""
 
-    threshold: list[str] | None
-    threshold_off: list[str] | None
-    min_duration: list[str] | None
-    smoothing: int | None
-    patience: int | None
-    refractory: float | None
-    allow: list[str] | None
-    deny: list[str] | None
-    top_k: int | None
+    threshold: Annotated[
+        list[str] | None, typer.Option(metavar=f"{_EACH}P", help="Score that starts an event, of all or one class.")
+    ] = None
+    threshold_off: Annotated[list[str] | None, typer.Option(metavar=f"{_EACH}P", help="Score below which it ends.")] = (
+        None
+    )
+    min_duration: Annotated[list[str] | None, typer.Option(metavar=f"{_EACH}S", help="Shorter events are dropped.")] = (
+        None
+    )
+    smoothing: Annotated[int | None, typer.Option(metavar="N", help="Windows of the moving mean.")] = None
+    patience: Annotated[
+        int | None, typer.Option(metavar="N", help="Windows in a row that an event needs to start.")
+    ] = None
+    refractory: Annotated[
+        float | None, typer.Option(metavar="S", help="Pause of a class after each of its events.")
+    ] = None
+    allow: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Only these classes; may be repeated.")] = (
+        None
+    )
+    deny: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Not these classes; may be repeated.")] = None
+    top_k: Annotated[int | None, typer.Option(metavar="N", help="Only the N best scores of a window start events.")] = (
+        None
+    )
 
 
 #: Option -> field of a `DecisionSpec`.

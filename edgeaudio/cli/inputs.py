@@ -24,35 +24,6 @@ Input = Annotated[
         help="mic, mic:DEVICE, an audio FILE, replay:FILE, a FOLDER to watch, or - for raw PCM on stdin.",
     ),
 ]
-SampleRate = Annotated[
-    int | None,
-    typer.Option(metavar="HZ", help="Of raw PCM (default: the bundle's) or a microphone (default: its own)."),
-]
-SampleFormat = Annotated[
-    str | None, typer.Option("--format", help="Of raw PCM (default: s16le) or a microphone (default: f32le).")
-]
-Channels = Annotated[
-    int | None,
-    typer.Option(min=1, max=8, help="Of raw PCM, interleaved (default: 1), or to open of a microphone (default: 2)."),
-]
-Channel = Annotated[
-    int | None, typer.Option(min=1, max=8, metavar="N", help="Listen to this one, from 1. Default: the mean of all.")
-]
-ChunkSamples = Annotated[
-    int, typer.Option(min=1, help="Samples read at once of a file or PCM; changes the delay, never the events.")
-]
-Pace = Annotated[str, typer.Option(metavar="PACE", help="Of a file: max, or realtime as from a microphone.")]
-Inject = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FAULTS",
-        help="Of a file: drops=P,dups=P,jitter_ms=N,rate_ppm=N,clip=GAIN,nan=P,dc=N,silence=S@T,unplug=S@T,seed=N.",
-    ),
-]
-Journal = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Of a folder: which files were heard. Default: a hidden file in it."),
-]
 
 _PACES = ("max", "realtime")
 
@@ -86,16 +57,40 @@ def devices(as_json: Json = False) -> None:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """What was given beside `--input`; None where it was not."""
+    """What was given beside `--input` (see `groups`); None where it was not."""
 
-    sample_rate: int | None
-    sample_format: str | None
-    channels: int | None
-    channel: int | None
-    chunk_samples: int
-    pace: str
-    inject: str | None
-    journal: Path | None
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(metavar="HZ", help="Of raw PCM (default: the bundle's) or a microphone (default: its own)."),
+    ] = None
+    sample_format: Annotated[
+        str | None, typer.Option("--format", help="Of raw PCM (default: s16le) or a microphone (default: f32le).")
+    ] = None
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=8, help="Of raw PCM, interleaved (default: 1), or to open of a microphone (default: 2)."
+        ),
+    ] = None
+    channel: Annotated[
+        int | None,
+        typer.Option(min=1, max=8, metavar="N", help="Listen to this one, from 1. Default: the mean of all."),
+    ] = None
+    chunk_samples: Annotated[
+        int, typer.Option(min=1, help="Samples read at once of a file or PCM; changes the delay, never the events.")
+    ] = 1600
+    pace: Annotated[str, typer.Option(metavar="PACE", help="Of a file: max, or realtime as from a microphone.")] = "max"
+    inject: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FAULTS",
+            help="Of a file: drops=P,dups=P,jitter_ms=N,rate_ppm=N,clip=GAIN,nan=P,dc=N,silence=S@T,unplug=S@T,seed=N.",
+        ),
+    ] = None
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a folder: which files were heard. Default: a hidden file in it."),
+    ] = None
 
 
 def source_of(text: str, given: InputOptions, bundle_rate: int) -> tuple[AudioSource, int | None]:

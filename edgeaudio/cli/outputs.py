@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
 import os
 import re
 import socket
 import stat
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import SplitResult, urlsplit
 
 import typer
@@ -124,7 +121,7 @@ WebhookTimeoutS = Annotated[
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The options of all outputs, each field one option of the verb that `takes_outputs`."""
+    """The options of all outputs (see `groups`)."""
 
     events: Events = None
     events_max_mb: EventsMaxMb = 16.0
@@ -150,33 +147,6 @@ class OutputOptions:
     ui: Ui = False
     ui_listen: UiListen = None
     ui_name: UiName = None
-
-
-def takes_outputs(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Replace the parameter `outputs: OutputOptions` of `verb` by one option per field."""
-    hints = get_type_hints(verb, include_extras=True)
-    option_hints = get_type_hints(OutputOptions, include_extras=True)
-    own = [
-        parameter.replace(annotation=hints[name])
-        for name, parameter in inspect.signature(verb).parameters.items()
-        if name != "outputs"
-    ]
-    options = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=option_hints[field.name]
-        )
-        for field in dataclasses.fields(OutputOptions)
-    ]
-
-    @functools.wraps(verb)
-    def with_options(**given: Any) -> Any:
-        chosen = {option.name: given.pop(option.name) for option in options}
-        return verb(**given, outputs=OutputOptions(**chosen))
-
-    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *options]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_options
 
 
 def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> list[Observer]:

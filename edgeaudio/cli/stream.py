@@ -7,45 +7,27 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from edgeaudio.cli.decide import (
-    Allow,
-    DecisionOptions,
-    Deny,
-    MinDuration,
-    Patience,
-    Refractory,
-    Smoothing,
-    Threshold,
-    ThresholdOff,
-    TopK,
-    decision_of,
-)
-from edgeaudio.cli.inputs import (
-    Channel,
-    Channels,
-    ChunkSamples,
-    Inject,
-    Input,
-    InputOptions,
-    Journal,
-    Pace,
-    SampleFormat,
-    SampleRate,
-    source_of,
-)  # fmt: skip
+from edgeaudio.cli.decide import DecisionOptions, decision_of
+from edgeaudio.cli.groups import takes_groups
+from edgeaudio.cli.inputs import Input, InputOptions, source_of
 from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Stateful, Threads, examples
-from edgeaudio.cli.outputs import OutputOptions, open_outputs, takes_outputs
+from edgeaudio.cli.outputs import OutputOptions, open_outputs
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
 if TYPE_CHECKING:
+    from edgeaudio.audio.source import AudioSource
     from edgeaudio.frontend.choice import FrontendChoice
+    from edgeaudio.runtime.classifier import Classifier
     from edgeaudio.runtime.live import Stream
     from edgeaudio.runtime.observer import Health
+    from edgeaudio.runtime.systemd import ServiceReport
+    from edgeaudio.spec import DecisionSpec
 
 INTERRUPTED = 130
 
@@ -62,7 +44,22 @@ def register(app: typer.Typer) -> None:
     app.command("stream", epilog=stream_examples)(stream)
 
 
-@takes_outputs
+@dataclass(frozen=True)
+class LiveOptions:
+    """How the stream is kept alive (see `groups`)."""
+
+    on_overrun: Annotated[
+        str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")
+    ] = "drop-oldest"
+    ring_ms: Annotated[
+        int, typer.Option(min=500, metavar="MS", help="Audio that waits at most before it is dropped.")
+    ] = 4000
+    health_every: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Print health on stderr, as JSON, this often. 0: never.")
+    ] = 0
+
+
+@takes_groups
 def stream(
     bundle: BundleFile,
     source: Input,
@@ -74,46 +71,19 @@ def stream(
     stateful: Stateful = False,
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
-    sample_rate: SampleRate = None,
-    sample_format: SampleFormat = None,
-    channels: Channels = None,
-    channel: Channel = None,
-    chunk_samples: ChunkSamples = 1600,
-    pace: Pace = "max",
-    inject: Inject = None,
-    journal: Journal = None,
-    threshold: Threshold = None,
-    threshold_off: ThresholdOff = None,
-    min_duration: MinDuration = None,
-    smoothing: Smoothing = None,
-    patience: Patience = None,
-    refractory: Refractory = None,
-    allow: Allow = None,
-    deny: Deny = None,
-    top_k: TopK = None,
-    on_overrun: Annotated[
-        str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")
-    ] = "drop-oldest",
-    ring_ms: Annotated[
-        int, typer.Option(min=500, metavar="MS", help="Audio that waits at most before it is dropped.")
-    ] = 4000,
-    health_every: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Print health on stderr, as JSON, this often. 0: never.")
-    ] = 0,
-    outputs: OutputOptions = OutputOptions(),  # noqa: B008 (frozen)
+    inputs: InputOptions = InputOptions(),  # noqa: B008 (frozen, as all groups)
+    decide: DecisionOptions = DecisionOptions(),  # noqa: B008
+    live: LiveOptions = LiveOptions(),
+    outputs: OutputOptions = OutputOptions(),  # noqa: B008
 ) -> None:
     """Print the events in live audio, one JSON object per line.
 
     Listens to a microphone, a file, the new files of a folder, or raw PCM on standard input, until that ends, until
     Ctrl-C (exit code 130) or SIGTERM (exit code 0). A summary goes to stderr.
     """
-    from edgeaudio.cli.health import HealthLines, service_report
-    from edgeaudio.outputs.info import StreamInfo
+    from edgeaudio.cli.health import service_report
     from edgeaudio.runtime.classifier import Classifier
-    from edgeaudio.runtime.live import Stream
-    from edgeaudio.runtime.watchdog import OverrunPolicy, StreamOptions
 
-    options = StreamOptions(on_overrun=cast(OverrunPolicy, on_overrun), ring_s=ring_ms / 1000)
     classifier = Classifier.load(
         bundle,
         engine=engine,
@@ -124,31 +94,10 @@ def stream(
         stateful=stateful,
         require_signature=required_trust(require_signature, trust),
     )
-    decision = decision_of(
-        classifier.decision,
-        DecisionOptions(threshold, threshold_off, min_duration, smoothing, patience, refractory, allow, deny, top_k),
-    )
-    given = InputOptions(sample_rate, sample_format, channels, channel, chunk_samples, pace, inject, journal)
-    opened, taken_channel = source_of(source, given, classifier.sample_rate)
-    info = StreamInfo.of(classifier, source=opened.name, decision=decision)
-    observers = open_outputs(info, outputs, live=opened.live)
-    if health_every:
-        observers.append(HealthLines(health_every))
+    decision = decision_of(classifier.decision, decide)
+    opened, channel = source_of(source, inputs, classifier.sample_rate)
     service = service_report(os.environ)
-    try:
-        streaming = Stream(
-            classifier,
-            opened,
-            decision=decision,
-            channel=taken_channel,
-            observers=observers,
-            options=options,
-            on_tick=service.tick if service else None,
-        )
-    except BaseException:
-        for observer in observers:
-            observer.close()
-        raise
+    streaming = _open(classifier, opened, decision, channel, live, outputs, service)
     try:
         with _stopped_by_signals(streaming) as by:
             for _ in streaming:  # Standard output is one of the outputs.
@@ -162,6 +111,42 @@ def stream(
             _summarise(streaming.health, streaming.sample_rate, str(classifier.frontend))
     if by == [signal.SIGINT]:
         raise typer.Exit(INTERRUPTED)
+
+
+def _open(
+    classifier: Classifier,
+    source: AudioSource,
+    decision: DecisionSpec,
+    channel: int | None,
+    live: LiveOptions,
+    outputs: OutputOptions,
+    service: ServiceReport | None,
+) -> Stream:
+    """The stream with all its outputs; where it does not open, they are closed again."""
+    from edgeaudio.cli.health import HealthLines
+    from edgeaudio.outputs.info import StreamInfo
+    from edgeaudio.runtime.live import Stream
+    from edgeaudio.runtime.watchdog import OverrunPolicy, StreamOptions
+
+    options = StreamOptions(on_overrun=cast(OverrunPolicy, live.on_overrun), ring_s=live.ring_ms / 1000)
+    info = StreamInfo.of(classifier, source=source.name, decision=decision)
+    observers = open_outputs(info, outputs, live=source.live)
+    if live.health_every:
+        observers.append(HealthLines(live.health_every))
+    try:
+        return Stream(
+            classifier,
+            source,
+            decision=decision,
+            channel=channel,
+            observers=observers,
+            options=options,
+            on_tick=service.tick if service else None,
+        )
+    except BaseException:
+        for observer in observers:
+            observer.close()
+        raise
 
 
 def _summarise(health: Health, rate_hz: int, frontend: str) -> None:

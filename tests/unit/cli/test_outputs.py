@@ -13,7 +13,8 @@ import pytest
 import typer
 
 from edgeaudio import catalog
-from edgeaudio.cli.outputs import MQTT_PASSWORD, OutputOptions, open_outputs, read_secret, redacted, takes_outputs
+from edgeaudio.cli.groups import takes_groups
+from edgeaudio.cli.outputs import MQTT_PASSWORD, OutputOptions, open_outputs, read_secret, redacted
 from edgeaudio.errors import ConfigError
 from edgeaudio.outputs.info import StreamInfo
 from edgeaudio.runtime import Classifier
@@ -39,7 +40,7 @@ def run(classifier: Classifier, *arguments: str) -> None:
         stream.feed(tiny.scene())
         stream.end()
 
-    app.command()(takes_outputs(listen))
+    app.command()(takes_groups(listen))
     app(["x.eab", "--threads", "3", *arguments], standalone_mode=False)
 
 
