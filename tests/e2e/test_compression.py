@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,34 @@ def test_the_exits_verb_draws_the_trade_off(cut):
     dataset = next((folder / "work" / "stages").glob("data-*"))
     shown = edgeaudio("exits", bundle, str(dataset), "--kind", "synth", "--fold", "2", "--json", cwd=folder)
     assert json.loads(shown)
+
+
+def test_a_finished_run_gets_its_stateful_form_by_exporting_again(cut, tmp_path):
+    folder, _ = cut
+    options = ["stateful.step_frames=4", "formats=[onnx]", "ablate=[]", "control=false"]
+    again = tmp_path / "work"
+    shutil.copytree(folder / "work", again)
+    command = ["run", "recipe.yaml", "--work", str(again), *(part for option in options for part in ("--set", option))]
+    edgeaudio(*command, cwd=folder)
+    assert {path.name for path in again.glob("stages/exits-*")} == {
+        path.name for path in (folder / "work").glob("stages/exits-*")
+    }
+    bundle = Bundle.read(again / "bundles/cut-fold2.eab")
+    stateful = bundle.manifest.stateful
+    assert stateful is not None
+    assert {file.name for file in stateful.files} == {
+        f"onnx-{precision}{stage}-stateful"
+        for stage in ("", "-stage0", "-stage1", "-stage2")
+        for precision in ("fp32", "int8")
+    }
+    assert all(file.parity is not None and file.parity.passed for file in stateful.files)
+    clip = next(again.glob("stages/data-*/audio/*.wav"))
+    stream = ["stream", str(again / "bundles/cut-fold2.eab"), "--input", str(clip), "--exits", "--stateful"]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeaudio.cli.main", *stream], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "of them to catch up on hops that had stopped earlier" in done.stderr
 
 
 def test_the_same_recipe_again_does_nothing(cut):
