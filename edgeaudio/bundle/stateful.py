@@ -100,6 +100,8 @@ class StatefulArtefact(ModelFile):
         for state, following in zip(self.states, self.outputs, strict=False):
             if following != state.as_output(following.name):
                 raise ValueError(f"{self.name}: state {state.model_dump()} comes back as {following.model_dump()}")
+        if self.hidden is not None and not 0 < math.prod(self.hidden.shape) <= limits.STATE_BYTES:
+            raise ValueError(f"{self.name}: {self.hidden.name} has shape {self.hidden.shape}")
         for info in (*self.states, *([self.hidden] if self.hidden else [])):
             if info.dtype != "float32" and (info.scale is None or info.zero_point is None):
                 raise ValueError(f"{self.name}: {info.name} is {info.dtype} and needs scale and zero_point")

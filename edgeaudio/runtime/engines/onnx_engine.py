@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeaudio.bundle.manifest import ModelFile, TensorInfo
-from edgeaudio.errors import BundleError, ConfigError, UnsupportedError, VerificationError
+from edgeaudio.errors import BundleError, ConfigError, ShapeError, UnsupportedError, VerificationError
 from edgeaudio.runtime.engines.base import Float32, Hidden
+from edgeaudio.runtime.engines.onnx_binding import BoundSession
 from edgeaudio.runtime.engines.tensors import (
     check_hidden,
     check_log_mel,
     check_logits,
-    check_states,
     check_tensor,
     dequantise,
     quantise,
@@ -49,7 +49,7 @@ class OnnxEngine:
             raise UnsupportedError(f"onnxruntime runs on {self._session.get_providers()}, wanted {PROVIDER} alone")
         self._check_tensors()
         self._output = artefact.outputs[-1]
-        self._input_names = [info.name for info in artefact.inputs]
+        self._bound: BoundSession | None = None
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
@@ -67,27 +67,30 @@ class OnnxEngine:
     def run_step(self, values: Float32 | Hidden, states: Sequence[Hidden]) -> tuple[list[Hidden], Float32]:
         """See `Engine.run_step`."""
         given = self._given(values)
+        if self._bound is None:
+            self._bound = BoundSession(self._session, self._artefact)
         try:
-            return self._run(given, *states)
-        except (ValueError, VerificationError):
-            check_states(states, self._artefact)
+            *following, logits = self._bound.run([given, *states])
+        except ShapeError:
             raise
+        except Exception as error:  # onnxruntime's errors share no base but Exception.
+            raise VerificationError(f"{self._artefact.path}: onnxruntime failed to run it: {error!s:.300}") from error
+        return following, self._answer(logits)
 
     def _given(self, values: Float32 | Hidden) -> Hidden:
         return check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
-        hidden, logits = self._run(given)
-        return (hidden[0] if hidden else None), logits
-
-    def _run(self, *given: Hidden) -> tuple[list[Hidden], Float32]:
         try:
-            *hidden, logits = self._session.run(None, dict(zip(self._input_names, given, strict=True)))
+            *hidden, logits = self._session.run(None, {self._artefact.input.name: given})
         except Exception as error:  # onnxruntime's errors share no base but Exception.
             raise VerificationError(f"{self._artefact.path}: onnxruntime failed to run it: {error!s:.300}") from error
+        return (hidden[0] if hidden else None), self._answer(logits)
+
+    def _answer(self, logits: Hidden) -> Float32:
         if self._output.dtype == "int8":
             logits = dequantise(logits, *_scale(self._output, self._artefact))
-        return hidden, check_logits(logits, self._artefact)
+        return check_logits(logits, self._artefact)
 
     @property
     def info(self) -> dict[str, str]:
