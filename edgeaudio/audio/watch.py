@@ -146,7 +146,7 @@ class WatchedFolder:
             self._play(self.folder / seen.name, sink)
         except (AudioFileError, ConfigError) as error:
             self.refused += 1
-            logger.warning("left out: %s", error)
+            logger.warning("left out: %s", str(error).encode(errors="backslashreplace").decode())
         if sink.stopped() or not sink.end_file():
             return False
         self._heard.add(seen)
