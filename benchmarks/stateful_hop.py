@@ -107,12 +107,11 @@ def at_hop(bundle: Bundle) -> Bundle:
 
 
 def sound(seconds: float, sample_rate: int) -> Float32:
-    """Noise at levels that change every 50 ms, so that decisions come and go."""
+    """What a listener mostly hears: faint noise, and every five seconds a second of loud noise in bursts."""
     rng = np.random.default_rng(0)
-    noise = rng.standard_normal(round(seconds * sample_rate))
-    held = sample_rate // 20
-    level = np.repeat(10 ** rng.uniform(-4, -0.5, len(noise) // held + 1), held)[: len(noise)]
-    return (noise * level).clip(-1, 1).astype(np.float32)
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
+    level = np.where((t % 5 < 1) & (t % 0.25 < 0.15), 0.2, 1e-3)
+    return (rng.standard_normal(len(t)) * level).clip(-1, 1).astype(np.float32)
 
 
 def contestants(bundle: Bundle, engine: str, precision: str, frontend: FrontendName) -> dict[str, Classifier]:

@@ -44,6 +44,7 @@ class LiteRTEngine:
         if threads < 1:
             raise ConfigError(f"threads is {threads}, wanted at least 1")
         self._artefact = artefact
+        self._takes_hidden = takes_hidden(artefact)
         self._threads = threads
         self._package, library = _library(artefact)
         self._interpreter = _interpreter(library, artefact, payload, threads)
@@ -76,7 +77,7 @@ class LiteRTEngine:
             raise
 
     def _given(self, values: Float32 | Hidden) -> Hidden:
-        return check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
+        return check_hidden(values, self._artefact) if self._takes_hidden else self._window(values)
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         hidden, logits = self._run(given)

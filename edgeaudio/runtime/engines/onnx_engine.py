@@ -42,6 +42,7 @@ class OnnxEngine:
         if threads < 1:
             raise ConfigError(f"threads is {threads}, wanted at least 1")
         self._artefact = artefact
+        self._takes_hidden = takes_hidden(artefact)
         self._threads = threads
         self._session = _session(artefact, payload, threads)
         # Unlike a missing provider at construction, a later fall-back is not an error to onnxruntime.
@@ -78,7 +79,7 @@ class OnnxEngine:
         return following, self._answer(logits)
 
     def _given(self, values: Float32 | Hidden) -> Hidden:
-        return check_hidden(values, self._artefact) if takes_hidden(self._artefact) else self._window(values)
+        return check_hidden(values, self._artefact) if self._takes_hidden else self._window(values)
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         try:
