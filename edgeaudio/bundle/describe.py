@@ -35,12 +35,26 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     return described
 
 
+def in_brief(described: dict[str, Any]) -> dict[str, Any]:
+    """What `describe` gives, for people: the states of a stateful form, dozens each, as their number."""
+    if "stateful" not in described:
+        return described
+    stateful = described["stateful"]
+    chains = [chain | {"stages": list(map(_counted, chain["stages"]))} for chain in stateful["chains"]]
+    return described | {
+        "stateful": stateful | {"artefacts": list(map(_counted, stateful["artefacts"])), "chains": chains}
+    }
+
+
+def _counted(artefact: dict[str, Any]) -> dict[str, Any]:
+    n_states = len(artefact["states"])
+    return artefact | {"states": n_states, "outputs": artefact["outputs"][n_states:]}
+
+
 def _describe_stateful(stateful: Stateful, frontend: FrontendSpec) -> dict[str, Any]:
     described = stateful.model_dump(mode="json", exclude={"artefacts", "chains"})
     described["hop_s"] = stateful.step_frames * frontend.hop_length / frontend.sample_rate
-    described["artefacts"] = [
-        _describe_artefact(artefact) | {"state_bytes": artefact.state_bytes} for artefact in stateful.artefacts
-    ]
+    described["artefacts"] = [_describe_artefact(artefact) for artefact in stateful.artefacts]
     described["chains"] = [
         {"name": chain.name, "stages": [_describe_artefact(stage) for stage in chain.stages]}
         for chain in stateful.chains
@@ -52,6 +66,8 @@ def _describe_artefact(artefact: Artefact | StatefulArtefact) -> dict[str, Any]:
     described = {"name": artefact.name, **artefact.model_dump(mode="json")}
     if artefact.parity is not None:
         described["parity"]["passed"] = artefact.parity.passed
+    if isinstance(artefact, StatefulArtefact):
+        described["state_bytes"] = artefact.state_bytes
     return described
 
 

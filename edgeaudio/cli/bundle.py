@@ -26,12 +26,13 @@ def register(app: typer.Typer) -> None:
 def show(bundle: BundleFile, as_json: Json = False) -> None:
     """Show everything a bundle says about itself, after verifying every byte of it."""
     from edgeaudio.bundle import Bundle, describe
+    from edgeaudio.bundle.describe import in_brief
 
     described = describe(Bundle.read(bundle))
     if as_json:
         print_json(described)
     else:
-        print_fields(described)
+        print_fields(in_brief(described))
 
 
 def check(

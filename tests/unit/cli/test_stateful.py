@@ -53,3 +53,15 @@ def test_bundle_check_streams_and_names_a_slip(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "x.eab").write_bytes(tiny_stateful.stateful_bytes(4, 1))
     assert main(["bundle", "check", str(tmp_path / "x.eab")]) == 3
     assert "tflite-int8-stateful, streamed against windows, on litert failed" in capsys.readouterr().out
+
+
+def test_bundle_show_counts_states_and_lists_them_only_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.eab").write_bytes(tiny_stateful.stateful_bytes())
+    assert main(["bundle", "show", str(tmp_path / "x.eab")]) == 0
+    shown = capsys.readouterr().out
+    assert "state_bytes  1280" in shown
+    assert "state0" not in shown
+    assert main(["bundle", "show", str(tmp_path / "x.eab"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stateful"]["artefacts"][0]["states"][0]["name"] == "state0"
