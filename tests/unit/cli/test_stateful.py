@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import soundfile
@@ -12,11 +11,7 @@ import soundfile
 from edgeaudio.cli.main import main
 from tests import tiny_bundle as tiny
 from tests import tiny_stateful
-
-
-def decided(lines: str) -> list[dict[str, Any]]:
-    """The records without what depends on the clock."""
-    return [json.loads(line) | {"wall_time": "", "latency_ms": 0} for line in lines.splitlines()]
+from tests.records import decided
 
 
 @pytest.fixture

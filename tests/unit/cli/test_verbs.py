@@ -20,6 +20,7 @@ from edgeaudio.cli.main import main
 from edgeaudio.frontend.native.stream import EXTENSION
 from tests import tiny_bundle as tiny
 from tests.frontends import FRONTENDS
+from tests.records import decided
 
 
 @pytest.fixture
@@ -128,14 +129,6 @@ def test_an_engine_that_is_not_installed_is_exit_code_6(
     monkeypatch.setitem(catalog.ENGINES, "onnx", "edgeaudio_missing_package.engine:Engine")
     assert main(["stream", bundle, "--input", "x.wav"]) == 6
     assert "edgeaudio doctor" in capsys.readouterr().err
-
-
-def decided(lines: str) -> list[dict[str, Any]]:
-    """The records without what depends on the clock."""
-    records = [json.loads(line) for line in lines.splitlines()]
-    return [
-        {name: value for name, value in record.items() if name not in ("wall_time", "latency_ms")} for record in records
-    ]
 
 
 def test_stream_prints_one_json_object_per_event(
