@@ -54,7 +54,7 @@ def check_logits(logits: Float32, artefact: ModelFile) -> Float32:
     """`(1, classes)` -> `(classes,)`, freshly allocated; VerificationError when not finite or of another shape."""
     if logits.shape != artefact.outputs[-1].shape:
         raise VerificationError(f"{artefact.name}: output is {logits.shape}, manifest: {artefact.outputs[-1].shape}")
-    if not np.isfinite(logits).all():
+    if not np.logical_and.reduce(np.isfinite(logits), axis=None):
         raise VerificationError(f"{artefact.name}: logits are not finite on finite input; the artefact is unusable")
     fresh: Float32 = logits[0].astype(np.float32)
     return fresh
