@@ -7,7 +7,16 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from edgeaudio.bundle.model_file import ArtefactFormat, FileEntry, Metric, ModelFile, Parity, Precision, TensorInfo
+from edgeaudio.bundle.model_file import (
+    ArtefactFormat,
+    FileEntry,
+    Metric,
+    ModelFile,
+    Parity,
+    Precision,
+    TensorInfo,
+    require_numbered,
+)
 from edgeaudio.bundle.stateful import Stateful, StatefulArtefact, StatefulChain, StatefulStage, StateInfo
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import DecisionSpec, ExitCalibration, FrontendSpec, Spec, TaskSpec, WindowSpec
@@ -88,16 +97,10 @@ class ExitChain(Spec):
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
-        kinds = {(stage.format, stage.precision) for stage in self.stages}
-        numbers = [stage.stage for stage in self.stages]
-        if len(kinds) != 1 or numbers != list(range(len(numbers))):
+        require_numbered(self.name, [(stage.stage, stage) for stage in self.stages])
+        if len(self.thresholds) != len(self.stages) - 1:
             raise ValueError(
-                f"{self.name}: stages are {numbers} of {sorted(kinds)}; "
-                "a chain is 0, 1, ... of one format and precision"
-            )
-        if len(self.thresholds) != len(numbers) - 1:
-            raise ValueError(
-                f"{self.name}: {len(self.thresholds)} thresholds for {len(numbers)} stages; "
+                f"{self.name}: {len(self.thresholds)} thresholds for {len(self.stages)} stages; "
                 "wanted one for each but the last"
             )
         if self.calibration is not None and self.calibration.thresholds != self.thresholds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -87,3 +88,13 @@ class ModelFile(FileEntry):
     def inputs(self) -> tuple[TensorInfo, ...]:
         """All that the file takes, in order; the first is `input`."""
         return (self.input,)
+
+
+def require_numbered(name: str, numbered: Sequence[tuple[int, ModelFile]], what: str = "stages") -> None:
+    """Raise ValueError unless `what` (number, file) of the chain `name` is 0, 1, ... of one format and precision."""
+    kinds = {(file.format, file.precision) for _, file in numbered}
+    numbers = [number for number, _ in numbered]
+    if len(kinds) != 1 or numbers != list(range(len(numbers))):
+        raise ValueError(
+            f"{name}: {what} are {numbers} of {sorted(kinds)}; a chain is 0, 1, ... of one format and precision"
+        )

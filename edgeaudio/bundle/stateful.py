@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgeaudio.bundle.model_file import ArtefactFormat, ModelFile, Parity, TensorInfo
+from edgeaudio.bundle.model_file import ArtefactFormat, ModelFile, Parity, TensorInfo, require_numbered
 from edgeaudio.spec import Spec, WindowSpec, limits
 from edgeaudio.spec.exits import MAX_EXITS
 
@@ -143,13 +143,7 @@ class StatefulChain(Spec):
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
-        kinds = {(stage.format, stage.precision) for stage in self.stages}
-        numbers = [stage.stage for stage in self.stages]
-        if len(kinds) != 1 or numbers != list(range(len(numbers))):
-            raise ValueError(
-                f"{self.name}: stateful stages are {numbers} of {sorted(kinds)}; "
-                "a chain is 0, 1, ... of one format and precision"
-            )
+        require_numbered(self.name, [(stage.stage, stage) for stage in self.stages], "stateful stages")
         for stage, following in itertools.pairwise(self.stages):
             if stage.hidden != following.input:
                 left = None if stage.hidden is None else stage.hidden.model_dump()

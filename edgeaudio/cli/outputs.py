@@ -158,8 +158,6 @@ def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> lis
         ConfigError: an output cannot be opened; those opened before it are closed again.
         UnsupportedError: an output needs a package that is not installed.
     """
-    from edgeaudio.outputs.base import Guarded
-
     opened: list[Output] = []
     try:
         for opener in (_lines, _events_file, _clips, _mqtt, _webhook, _live_page):
@@ -170,7 +168,7 @@ def open_outputs(info: StreamInfo, options: OutputOptions, *, live: bool) -> lis
         for output in opened:
             output.close()
         raise
-    return [Guarded(output) for output in opened]
+    return list(opened)
 
 
 def _lines(info: StreamInfo, options: OutputOptions, live: bool) -> Output:

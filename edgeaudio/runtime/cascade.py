@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from edgeaudio.bundle import Bundle, ExitChain, StageArtefact
+from edgeaudio.bundle import Bundle, ExitChain, ModelFile, StageArtefact
 from edgeaudio.catalog import resolve
 from edgeaudio.errors import ConfigError
 from edgeaudio.runtime.confidence import TaskKind, confidence, to_probs
 from edgeaudio.runtime.engines.base import Engine, Float32, Hidden
+
+StageFile = TypeVar("StageFile", bound=ModelFile)
 
 
 class ExitAnswer(NamedTuple):
@@ -48,13 +50,10 @@ class Cascade:
             ConfigError: another number of thresholds, a threshold below 0, or an engine of another format.
             UnsupportedError, BundleError: as the engine.
         """
-        engine_class = resolve("engines", engine)
-        if engine_class.format != chain.stages[0].format:
-            raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {chain.name}")
         given = chain.thresholds if thresholds is None else thresholds
         self.thresholds = checked_thresholds(given, chain.name, len(chain.stages))
         self._kind: TaskKind = kind
-        self._stages: list[Engine] = [engine_class(stage, payload(stage), threads=threads) for stage in chain.stages]
+        self._stages = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
 
     @classmethod
     def of_bundle(
@@ -124,3 +123,18 @@ def checked_thresholds(thresholds: Sequence[float | None], name: str, n_stages: 
 def sure(probs: Float32, kind: TaskKind, threshold: float | None) -> bool:
     """Whether an exit may stop at these probabilities `(classes,)`."""
     return threshold is not None and bool(confidence(probs, kind) >= threshold)
+
+
+def stage_engines(
+    name: str, stages: Sequence[StageFile], payload: Callable[[StageFile], bytes], *, engine: str, threads: int
+) -> list[Engine]:
+    """One engine for each stage of the chain `name`.
+
+    Raises:
+        ConfigError: an unknown engine, or one of another format than the chain.
+        UnsupportedError, BundleError: as the engine.
+    """
+    engine_class = resolve("engines", engine)
+    if engine_class.format != stages[0].format:
+        raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {name}")
+    return [engine_class(stage, payload(stage), threads=threads) for stage in stages]

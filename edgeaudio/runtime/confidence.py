@@ -15,9 +15,9 @@ TaskKind = Literal["single_label", "multi_label"]
 def softmax(logits: Float32) -> Float32:
     """`(..., classes)` -> probabilities that sum to 1."""
     # `reduce` itself: of a few classes, the methods around it cost more than all else here.
-    powers = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
-    probs: Float32 = powers / np.add.reduce(powers, axis=-1, keepdims=True)
-    return probs
+    powers: Float32 = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
+    total: Float32 = np.add.reduce(powers, axis=-1, keepdims=True)
+    return powers / total
 
 
 def sigmoid(logits: Float32) -> Float32:

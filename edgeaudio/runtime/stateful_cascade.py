@@ -10,10 +10,9 @@ import numpy as np
 
 from edgeaudio.bundle import Bundle, Stateful, StatefulChain, StatefulStage
 from edgeaudio.catalog import resolve
-from edgeaudio.errors import ConfigError
-from edgeaudio.runtime.cascade import checked_thresholds, sure
+from edgeaudio.runtime.cascade import checked_thresholds, stage_engines, sure
 from edgeaudio.runtime.confidence import TaskKind, to_probs
-from edgeaudio.runtime.engines.base import Engine, Float32, Hidden
+from edgeaudio.runtime.engines.base import Float32, Hidden
 from edgeaudio.runtime.stateful import Answer, StatefulRunner, stream_answers
 
 
@@ -40,16 +39,13 @@ class StatefulCascade:
             ConfigError: another number of thresholds, a threshold below 0, or an engine of another format.
             UnsupportedError, BundleError: as the engine.
         """
-        engine_class = resolve("engines", engine)
-        if engine_class.format != chain.stages[0].format:
-            raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {chain.name}")
         self.thresholds = checked_thresholds(thresholds, chain.name, len(chain.stages))
         self.kind: TaskKind = kind
         self.macs_per_stage = stateful.macs_per_stage
         # After so many steps nothing is left in any state of what was before.
         self.memory_steps = stateful.warm_up_steps + 1
         self._chain = chain
-        self._engines: list[Engine] = [engine_class(stage, payload(stage), threads=threads) for stage in chain.stages]
+        self._engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
 
     @classmethod
     def of_bundle(

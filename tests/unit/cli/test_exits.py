@@ -82,6 +82,7 @@ def test_streaming_with_exits_names_the_exit(bundle: str, tmp_path: Path, capsys
     captured = capsys.readouterr()
     events = [json.loads(line) for line in captured.out.splitlines()]
     assert events
+    assert {event["exit"] for event in events if event["event"] == "start"} <= {0, 1}
     assert {event["exit"] for event in events} <= {0, 1, None}
     assert "windows that stopped at exit 0: " in captured.err
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgeaudio.outputs.base import Guarded, Output
+from edgeaudio.outputs.base import Output
 from edgeaudio.outputs.worker import Worker
-from edgeaudio.runtime.observer import EventRecord
+from edgeaudio.runtime.observer import EventRecord, Observers
 from tests import stream_driver as driver
 
 
@@ -166,12 +166,21 @@ class Broken(Output):
         raise BrokenPipeError
 
 
-def test_a_guarded_output_cannot_stop_the_stream(caplog: pytest.LogCaptureFixture) -> None:
-    guarded = Guarded(Broken())
+def test_a_broken_output_cannot_stop_the_stream(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[EventRecord] = []
+
+    class Listening(Output):
+        def on_event(self, record: EventRecord) -> None:
+            heard.append(record)
+
+    observers = Observers([Broken(), Listening()])
     with caplog.at_level(logging.WARNING, "edgeaudio"):
         for _ in range(3):
-            guarded.on_event(driver.record())
-    assert guarded.failures == 3
-    assert [record.getMessage() for record in caplog.records] == ["broken: ValueError: a mistake"]
+            observers.on_event(driver.record())
+    assert observers.failures == {"Broken": 3}
+    assert len(heard) == 3
+    (logged,) = caplog.records
+    assert "Broken failed in on_event" in logged.getMessage()
+    assert "a mistake" in (logged.exc_text or "")
     with pytest.raises(BrokenPipeError):
-        guarded.close()
+        observers.close()
