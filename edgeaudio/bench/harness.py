@@ -9,10 +9,12 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from edgeaudio import __version__
@@ -68,6 +70,7 @@ def bench_bundle(
     threads: int = 1,
     options: BenchOptions | None = None,
     device: str = "local",
+    run_id: str | None = None,
 ) -> BenchResult:
     """Benchmark several artefacts of a bundle in turns.
 
@@ -90,7 +93,12 @@ def bench_bundle(
     if unknown or not names or len(set(names)) != len(names):
         raise ConfigError(f"artefacts {names} of bundle {bundle.manifest.name!r}: wanted each once of {list(known)}")
     pairs = [(known[name], engine or _engine_for(known[name])) for name in names]
-    return _bench(bundle, pairs, threads, options or BenchOptions(), device, skip=artefacts == "all")
+    return _bench(bundle, pairs, threads, options or BenchOptions(), device, skip=artefacts == "all", run_id=run_id)
+
+
+def new_run_id() -> str:
+    """Unique, in order of time, and fit for a file name."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 def _engine_for(artefact: Artefact) -> str:
@@ -123,10 +131,12 @@ def _bench(
     device: str,
     *,
     skip: bool,
+    run_id: str | None = None,
 ) -> BenchResult:
     if threads < 1:
         raise ConfigError(f"threads is {threads}, wanted at least 1")
     input_rate_hz = options.input_rate_hz or bundle.manifest.frontend.sample_rate
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
     before = MachineState.now()
     frontend = choose_frontend(bundle.manifest.frontend, options.frontend).name
     check = check_bundle(bundle, sorted({engine for _, engine in pairs}), [frontend])
@@ -148,6 +158,8 @@ def _bench(
     manifest = bundle.manifest
     hop_s = manifest.window.hop_s(manifest.frontend)
     return BenchResult(
+        run_id=run_id or new_run_id(),
+        started_at=started_at,
         edgeaudio_version=__version__,
         bundle_name=manifest.name,
         bundle_sha256=bundle.sha256,

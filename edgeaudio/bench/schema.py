@@ -11,14 +11,19 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from edgeaudio.bench.board import BoardRecord
 from edgeaudio.errors import ConfigError
 from edgeaudio.frontend.choice import FrontendChoice
 from edgeaudio.spec import Spec
 from edgeaudio.spec.fs import atomic_write
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
-StageName = Literal["resample", "frontend", "inference", "decision", "total"]
+StageName = Literal["wait", "resample", "frontend", "inference", "decision", "total"]
+#: How an artefact is run; `foreign` is a model file that belongs to no bundle.
+Form = Literal["windowed", "stateful", "exits", "stateful-exits", "foreign"]
+#: `estimated`: counted on an emulated processor, never timed.
+ResultKind = Literal["measured", "estimated"]
 VerdictLevel = Literal["valid", "suspect", "invalid"]
 _LEVELS: tuple[VerdictLevel, ...] = ("valid", "suspect", "invalid")
 
@@ -33,6 +38,12 @@ class BenchOptions(Spec):
     rounds: int = Field(5, ge=1, le=1_000, description="artefacts take turns this many times")
     frontend: FrontendChoice = Field("auto", description="what was taken is in each artefact's engine_info")
     gc_enabled: bool = Field(False, description="leave Python's garbage collector on while timing")
+    paced_s: float = Field(0, ge=0, le=24 * 3600, description="also at the rate of real time, so long per artefact")
+    cold_starts: int = Field(0, ge=0, le=1_000, description="fresh processes per artefact, from start to first answer")
+    marked_sounds: int = Field(0, ge=0, le=100_000, description="sounds in a live stream whose events are timed")
+    idle_s: float = Field(0, ge=0, le=3600, description="power of the idle board, before anything is timed")
+    affinity: tuple[int, ...] = Field((), description="cores to run on; empty: where the system puts it")
+    nice: int | None = Field(None, ge=-20, le=19, description="priority; None: as found")
 
 
 class Percentile(Spec):
@@ -76,6 +87,21 @@ class ParityCheck(Spec):
     detail: str
 
 
+class AccuracyCheck(Spec):
+    """Labelled clips before timing, against what the host made of them with the same artefact.
+
+    n_same: clips that got the class that the host gave them.
+    """
+
+    passed: bool
+    n_clips: int = Field(ge=1)
+    n_correct: int = Field(ge=0)
+    n_correct_on_host: int = Field(ge=0)
+    n_same: int = Field(ge=0)
+    clips_sha256: str
+    detail: str
+
+
 class Reason(Spec):
     """One thing that speaks against the figures."""
 
@@ -108,6 +134,87 @@ class LoadState(Spec):
     involuntary_switches: int = Field(ge=0)
 
 
+class Paced(Spec):
+    """The same hops at the rate of real time: between them the machine rests, and caches and clock cool down.
+
+    `wait` in `stages` is how late a hop was taken up after its last sample was there.
+    """
+
+    n_hops: int = Field(ge=1)
+    timed_s: float = Field(ge=0)
+    deadline_ms: float = Field(description="a hop that is answered later than this after its last sample is missed")
+    deadline_misses: int = Field(ge=0)
+    stages: tuple[StageResult, ...]
+    load: LoadState | None = None
+
+
+class ColdStart(Spec):
+    """Fresh processes: from the start of the interpreter to the first answer. Milliseconds, one per process."""
+
+    to_first_answer_ms: tuple[float, ...]
+    import_ms: tuple[float, ...]
+    load_ms: tuple[float, ...]
+    first_inference_ms: tuple[float, ...]
+    peak_rss_bytes: int
+    pss_bytes: int | None = Field(None, description="the share of this process in pages that others share too")
+
+
+class SoundToEvent(Spec):
+    """From the last sample of a marked sound's window in a live stream to the line of its event."""
+
+    n_sounds: int = Field(ge=1)
+    n_heard: int = Field(ge=0)
+    summary: Summary | None = None
+    samples_us: tuple[int, ...] = ()
+    detail: str
+
+
+class Energy(Spec):
+    """Of one inference, the idle board subtracted; `reason` where it was not measured."""
+
+    per_inference_mj: float | None = None
+    idle_w: float | None = None
+    busy_w: float | None = None
+    rail: str | None = None
+    reason: str | None = None
+
+
+class ExitShare(Spec):
+    """What one early exit answered while the artefact was timed."""
+
+    exit: int = Field(ge=0)
+    share: float = Field(ge=0, le=1)
+    inference: Summary | None = None
+
+
+class InstructionEstimate(Spec):
+    """Guest instructions on an emulated processor, and the band of latency that assumed IPC gives. No device was used.
+
+    ipc: instructions per cycle, from and to. calibrated_on: the board whose measured IPC this is; None: assumed.
+    """
+
+    cpu: str
+    emulator: str
+    instructions_per_inference: int = Field(ge=1)
+    instructions_per_stage: dict[str, int] = Field(default_factory=dict)
+    spread_share: float = Field(ge=0)
+    n_counts: int = Field(ge=1)
+    clock_mhz: float = Field(gt=0)
+    ipc: tuple[float, float]
+    latency_ms: tuple[float, float]
+    calibrated_on: str | None = None
+
+
+class Ratio(Spec):
+    """Median of one artefact's stage over that of another, timed in turns; the interval is 95 % by bootstrap."""
+
+    artefact: str
+    baseline: str
+    stage: StageName
+    value: float
+    interval: tuple[float, float] | None = None
+
+
 class ArtefactResult(Spec):
     """One artefact on one engine.
 
@@ -115,13 +222,15 @@ class ArtefactResult(Spec):
     its parity check is not timed.
     """
 
-    artefact: str
+    artefact: str = Field(description="such as onnx-int8, onnx-int8-stateful, onnx-int8-exits, yamnet.tflite")
+    form: Form = "windowed"
     engine: str
     engine_info: dict[str, str]
     precision: str
     size_bytes: int = Field(ge=0)
     sha256: str
-    parity: ParityCheck
+    parity: ParityCheck | None = Field(description="None: a foreign file has no golden vectors")
+    accuracy: AccuracyCheck | None = None
     load_ms: float | None = Field(None, ge=0, description="verified bytes to a ready classifier, library imported")
     first_inference_ms: float | None = Field(None, ge=0)
     n_hops: int = Field(ge=0)
@@ -132,6 +241,13 @@ class ArtefactResult(Spec):
     rtf_max: float | None = None
     drift_share: float | None = Field(None, description="last third over first third of the medians, minus 1")
     load: LoadState | None = None
+    exits: tuple[ExitShare, ...] = ()
+    catch_up_share: float | None = Field(None, ge=0, description="of all MACs: steps that were put off and made up")
+    paced: Paced | None = None
+    cold_start: ColdStart | None = None
+    sound_to_event: SoundToEvent | None = None
+    energy: Energy | None = None
+    estimate: InstructionEstimate | None = None
     verdict: Verdict
 
     def stage(self, name: StageName) -> StageResult | None:
@@ -186,7 +302,11 @@ class Environment(Spec):
 class BenchResult(Spec):
     """One run over one bundle: one or more artefacts, timed in turns in one process."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
+    kind: ResultKind = "measured"
+    run_id: str = Field(description="unique; also the name of the run's folder on the device")
+    started_at: str = Field(description="UTC, ISO 8601, by the host's clock")
+    incomplete: str | None = Field(None, description="why the run broke off; what is here was never averaged")
     edgeaudio_version: str
     bundle_name: str
     bundle_sha256: str
@@ -204,8 +324,10 @@ class BenchResult(Spec):
     overhead: Overhead
     peak_rss_bytes: int = Field(description="of the whole process, all artefacts loaded")
     environment: Environment
+    board: BoardRecord | None = None
     artefacts: tuple[ArtefactResult, ...]
     not_run: tuple[NotRun, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

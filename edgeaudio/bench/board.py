@@ -1,0 +1,62 @@
+"""What a board is and what state it is in: the record that probes fill. What a board does not tell is None or empty."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgeaudio.spec import Spec
+
+BoardKind = Literal["raspberry-pi", "jetson", "pc", "unknown"]
+#: When a sample was taken: before, while the artefacts were timed, after.
+Phase = Literal["before", "during", "after"]
+
+
+class Board(Spec):
+    """What does not change while a benchmark runs. No serial number and no host name: records are published."""
+
+    kind: BoardKind = "unknown"
+    model: str | None = Field(None, description="such as Raspberry Pi 4 Model B Rev 1.4")
+    soc: str | None = Field(None, description="such as BCM2711")
+    cpu_model: str = "unknown"
+    cpu_flags: tuple[str, ...] = ()
+    architecture: str = Field("unknown", description="of the kernel: x86_64, aarch64, armv7l")
+    userland_bits: Literal[32, 64] | None = Field(None, description="32 on a 64-bit kernel is common on a Pi")
+    cores_logical: int = Field(1, ge=1)
+    cores_physical: int | None = None
+    memory_bytes: int | None = None
+    virtualised: bool | None = None
+    os: str = "unknown"
+    kernel: str = "unknown"
+    libc: str | None = Field(None, description="such as glibc 2.36")
+    firmware: str | None = Field(None, description="of a Raspberry Pi's VideoCore, or L4T of a Jetson")
+    jetpack: str | None = None
+    power_mode: str | None = Field(None, description="of nvpmodel, such as MAXN")
+    clocks_locked: bool | None = Field(None, description="by jetson_clocks")
+
+
+class BoardSample(Spec):
+    """The state at one moment. `t_s` counts from the start of the run."""
+
+    t_s: float
+    phase: Phase
+    governors: tuple[str, ...] = Field((), description="one per core")
+    frequencies_mhz: tuple[float, ...] = Field((), description="one per core")
+    frequency_max_mhz: float | None = None
+    temperatures_c: dict[str, float] = Field(default_factory=dict, description="thermal zone -> degrees Celsius")
+    throttled_now: tuple[str, ...] | None = Field(None, description="such as under-voltage; None: cannot be known")
+    throttled_since_boot: tuple[str, ...] | None = None
+    load_average_1min: float | None = None
+    power_w: dict[str, float] = Field(default_factory=dict, description="rail -> watts")
+
+
+class BoardRecord(Spec):
+    """The board and its states in order of time."""
+
+    board: Board
+    samples: tuple[BoardSample, ...] = ()
+
+    def of(self, phase: Phase) -> tuple[BoardSample, ...]:
+        """The samples of one phase."""
+        return tuple(sample for sample in self.samples if sample.phase == phase)
