@@ -37,6 +37,11 @@ class Board(Spec):
     power_mode: str | None = Field(None, description="of nvpmodel, such as MAXN")
     clocks_locked: bool | None = Field(None, description="by jetson_clocks")
 
+    @property
+    def name(self) -> str:
+        """What it is called, else its processor."""
+        return self.model or self.cpu_model
+
 
 class BoardSample(Spec):
     """The state at one moment. `t_s` counts from the start of the watch."""
@@ -68,3 +73,9 @@ class BoardRecord(Spec):
     def of(self, phase: Phase) -> tuple[BoardSample, ...]:
         """The samples of one phase."""
         return tuple(sample for sample in self.samples if sample.phase == phase)
+
+    def load_text(self) -> str:
+        """The load average in words, of the first sample and the last."""
+        loads = [sample.load_average_1min for sample in (*self.samples[:1], *self.samples[-1:])]
+        known = [load for load in loads if load is not None]
+        return f"{known[0]:.2f} before, {known[1]:.2f} after" if len(known) == 2 else "not told by this system"
