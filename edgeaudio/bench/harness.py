@@ -19,12 +19,15 @@ from typing import Literal
 
 from edgeaudio import __version__
 from edgeaudio.bench import stats
-from edgeaudio.bench.environment import LoadMeter, MachineState, describe_environment, peak_rss_bytes
+from edgeaudio.bench.environment import LoadMeter, describe_environment, peak_rss_bytes
+from edgeaudio.bench.governor import performance_governor
 from edgeaudio.bench.hop import HopTimer, LoopedAudio, hops_to_first_window, live_stages, null_stages
+from edgeaudio.bench.probes import BoardWatch
 from edgeaudio.bench.schema import (
     ArtefactResult,
     BenchOptions,
     BenchResult,
+    Energy,
     LoadState,
     NotRun,
     Overhead,
@@ -71,12 +74,14 @@ def bench_bundle(
     options: BenchOptions | None = None,
     device: str = "local",
     run_id: str | None = None,
+    board: BoardWatch | None = None,
 ) -> BenchResult:
     """Benchmark several artefacts of a bundle in turns.
 
     Args:
         artefacts: names such as `onnx-int8`. With "all", those that cannot run here are listed in `not_run`.
         engine: what runs them; "all" are then those of its format. None is the first engine of each format.
+        board: watches the board meanwhile; None watches this machine.
     Raises:
         ConfigError: the bundle has no artefact of that name or for that engine, or a name comes twice.
         UnsupportedError: a named artefact, or all of them, cannot run here.
@@ -93,7 +98,9 @@ def bench_bundle(
     if unknown or not names or len(set(names)) != len(names):
         raise ConfigError(f"artefacts {names} of bundle {bundle.manifest.name!r}: wanted each once of {list(known)}")
     pairs = [(known[name], engine or _engine_for(known[name])) for name in names]
-    return _bench(bundle, pairs, threads, options or BenchOptions(), device, skip=artefacts == "all", run_id=run_id)
+    options, skip = options or BenchOptions(), artefacts == "all"
+    with performance_governor(enabled=options.set_performance):
+        return _bench(bundle, pairs, threads, options, device, skip=skip, run_id=run_id, board=board)
 
 
 def new_run_id() -> str:
@@ -132,12 +139,12 @@ def _bench(
     *,
     skip: bool,
     run_id: str | None = None,
+    board: BoardWatch | None = None,
 ) -> BenchResult:
     if threads < 1:
         raise ConfigError(f"threads is {threads}, wanted at least 1")
     input_rate_hz = options.input_rate_hz or bundle.manifest.frontend.sample_rate
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    before = MachineState.now()
     frontend = choose_frontend(bundle.manifest.frontend, options.frontend).name
     check = check_bundle(bundle, sorted({engine for _, engine in pairs}), [frontend])
     candidates, not_run = [], []
@@ -151,9 +158,12 @@ def _bench(
     if not candidates:
         raise UnsupportedError("no artefact can run here: " + "; ".join(item.reason for item in not_run))
     timed = [candidate for candidate in candidates if candidate.timer is not None]
-    with _garbage_collector(enabled=options.gc_enabled):
+    with board or BoardWatch() as watch, _garbage_collector(enabled=options.gc_enabled):
+        watch.rest(options.idle_s)
         overhead = _overhead(bundle, input_rate_hz)
+        watch.timing()
         _run_rounds(timed, options)
+        energies = [_energy(watch, candidate, bundle, options.idle_s) for candidate in candidates]
     peak = peak_rss_bytes()
     manifest = bundle.manifest
     hop_s = manifest.window.hop_s(manifest.frontend)
@@ -173,8 +183,12 @@ def _bench(
         gc_note="on" if options.gc_enabled else "collected before each turn, off while timing",
         overhead=overhead,
         peak_rss_bytes=peak,
-        environment=describe_environment(device, before, MachineState.now()),
-        artefacts=tuple(_result(candidate, options, overhead, hop_s * 1e6, threads) for candidate in candidates),
+        environment=describe_environment(device),
+        board=watch.record(),
+        artefacts=tuple(
+            _result(candidate, options, overhead, hop_s * 1e6, threads, energy)
+            for candidate, energy in zip(candidates, energies, strict=True)
+        ),
         not_run=tuple(not_run),
     )
 
@@ -269,8 +283,15 @@ def _run_turn(candidate: _Candidate, hops: int, seconds: float) -> None:
     candidate.meter.stop()
 
 
+def _energy(watch: BoardWatch, candidate: _Candidate, bundle: Bundle, seconds: float) -> Energy:
+    """Of the inference alone, the same window again and again."""
+    if (classifier := candidate.classifier) is None:
+        return Energy(reason="not timed")
+    return watch.energy(lambda: classifier.window_probs(bundle.golden.log_mel[0]), seconds)
+
+
 def _result(
-    candidate: _Candidate, options: BenchOptions, overhead: Overhead, hop_us: float, threads: int
+    candidate: _Candidate, options: BenchOptions, overhead: Overhead, hop_us: float, threads: int, energy: Energy
 ) -> ArtefactResult:
     artefact, meter = candidate.artefact, candidate.meter
     stages: tuple[StageResult, ...] = ()
@@ -304,6 +325,7 @@ def _result(
         rtf_max=total.max_us / hop_us if total else None,
         drift_share=drift,
         load=load,
+        energy=energy,
         verdict=judge(
             parity=candidate.parity,
             total=total,

@@ -29,17 +29,17 @@ def format_table(result: BenchResult, width: int = WIDTH) -> str:
 
 
 def _head(result: BenchResult, width: int) -> str:
-    machine = result.environment
+    board = result.known_board.board
     threads = f"{result.threads} thread{'s' if result.threads != 1 else ''}"
-    virtual = ", virtual machine" if machine.virtualised else ""
+    virtual = ", virtual machine" if board.virtualised else ""
     rate = f"{result.input_rate_hz} Hz"
     if result.input_rate_hz != result.model_rate_hz:
         rate += f" resampled to {result.model_rate_hz} Hz"
     # Records older than the native front-end do not name it.
     frontend = " and ".join(sorted({item.engine_info.get("frontend", "numpy") for item in result.artefacts}))
     lines = [
-        f"{result.bundle_name} ({result.bundle_sha256[:12]}) on {machine.device}: "
-        f"{machine.board or machine.cpu_model}, {machine.cores_logical} cores{virtual}, {threads}",
+        f"{result.bundle_name} ({result.bundle_sha256[:12]}) on {result.environment.device}: "
+        f"{board.name}, {board.cores_logical or 'unknown'} cores{virtual}, {threads}",
         f"hop {result.hop_ms:g} ms, window {result.window_ms:g} ms, {rate}, hops {result.pacing}, "
         f"log-mel by {frontend}",
     ]
@@ -95,11 +95,10 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def _foot(result: BenchResult, width: int) -> str:
-    machine = result.environment
     lines = [
         f"peak memory {result.peak_rss_bytes / 2**20:.1f} MiB, whole process. Harness overhead "
         f"{result.overhead.p50_us:.2f} us per hop, not subtracted. Garbage collector: {result.gc_note}. "
-        f"Load average {machine.load_average_1min_before:.2f} before, {machine.load_average_1min_after:.2f} after."
+        f"Load average {result.known_board.load_text()}."
     ]
     lines += [f"{item.artefact} not run: {item.reason}" for item in result.not_run]
     notes = ((item.artefact, item.engine_info.get("note")) for item in result.artefacts)

@@ -42,6 +42,12 @@ def bench(
     input_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Rate of the audio that comes in. Default: the bundle's.")
     ] = None,
+    idle: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Measure power: so long idle, then as long for each artefact.")
+    ] = 0,
+    set_performance: Annotated[
+        bool, typer.Option("--set-performance", help="Hold the governor at performance, then restore it. Needs root.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write the whole result, for 'report'.")
     ] = None,
@@ -59,6 +65,7 @@ def bench(
     from edgeaudio.errors import BenchInvalidError
 
     given = {"min_hops": min_hops, "min_seconds": min_seconds, "input_rate_hz": input_rate, "frontend": frontend}
+    given |= {"idle_s": idle, "set_performance": set_performance}
     options = BenchOptions.parse(given, source="bench options")
     opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
     result: BenchResult = resolve("devices", device)().bench(
