@@ -52,5 +52,13 @@ class Engine(Protocol):
 
     @property
     def info(self) -> dict[str, str]:
-        """Library, version, provider or delegate in use: recorded with every measurement."""
+        """Library, version, `provider` or `delegate` that is in use now: recorded with every measurement."""
         ...
+
+    @staticmethod
+    def import_library() -> None:
+        """Import what it runs on, for whoever wants to know how long that takes.
+
+        Raises:
+            UnsupportedError: it is not installed.
+        """

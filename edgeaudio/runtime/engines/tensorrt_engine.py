@@ -98,6 +98,7 @@ class TensorRTEngine:
             "engine": "tensorrt",
             "library": "tensorrt",
             "version": str(self._library.__version__),
+            "provider": "TensorRT",
             "gpu": self._gpu.name,
             "compute_capability": self._gpu.compute_capability,
             "driver": self._gpu.driver,
@@ -106,6 +107,11 @@ class TensorRTEngine:
             "cache": self._loaded.cache,
             "note": "this engine was not run on hardware by its makers",
         }
+
+    @staticmethod
+    def import_library() -> None:
+        """See `Engine.import_library`."""
+        tensorrt_build.tensorrt_library()
 
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         artefact, buffers = self._artefact, self._buffers
