@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -62,23 +61,9 @@ def temperature_c() -> float | None:
     return int(text) / 1000 if text is not None and text.lstrip("-").isdigit() else None
 
 
-def peak_rss_bytes() -> int:
-    """Largest resident set of this process so far."""
-    try:
-        # VmHWM belongs to this program alone; ru_maxrss survives exec and can be the parent's.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # Not Linux.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def describe_environment(device: str, before: MachineState, after: MachineState) -> Environment:
     """The machine, with its state at the start and at the end of a run."""
     model, flags = cpu_description()
-    process = psutil.Process()
     frequency = psutil.cpu_freq()
     return Environment(
         device=device,
@@ -88,7 +73,9 @@ def describe_environment(device: str, before: MachineState, after: MachineState)
         architecture=platform.machine(),
         cores_logical=psutil.cpu_count() or 1,
         cores_physical=psutil.cpu_count(logical=False),
-        affinity=tuple(process.cpu_affinity() or ()) if hasattr(process, "cpu_affinity") else None,
+        # Of this thread, which is the one that measures; 0 is itself.
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
         virtualised="hypervisor" in flags if flags and platform.machine() in ("x86_64", "AMD64", "i686") else None,
         memory_bytes=psutil.virtual_memory().total,
         os=platform.platform(terse=True),
