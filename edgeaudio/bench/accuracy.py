@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import itertools
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +17,10 @@ from numpy.typing import NDArray
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
 from edgeaudio.audio.source import pcm16_to_float
+from edgeaudio.bench.labelled_files import balanced, labelled_files
 from edgeaudio.bench.schema import AccuracyCheck
 from edgeaudio.bench.subjects import BundleSubject, Subject
-from edgeaudio.errors import AudioFileError, ConfigError, DataError, UnsupportedError
+from edgeaudio.errors import AudioFileError, ConfigError, UnsupportedError
 from edgeaudio.runtime.classifier import Classifier
 from edgeaudio.runtime.engines.base import Float32
 from edgeaudio.spec.fs import atomic_write
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 # A clip may get another class than on the host only where the host's two best were closer than this in probability:
 # sums in another order tip a near tie, and in int8 a rounding does.
 MARGIN = {"fp32": 0.01, "int8": 0.05}
-_AUDIO = {".wav", ".flac", ".ogg", ".mp3"}
 #: What the host runs in place of an engine that only a device has.
 _REFERENCE = {"tensorrt": "tensorrt-reference"}
 
@@ -65,12 +63,7 @@ class AccuracyClips:
         """
         if n < 1:
             raise ConfigError(f"{n} clips for accuracy: wanted at least 1")
-        by_label: dict[str, list[Path]] = {}
-        for path, label in _labelled(root):
-            by_label.setdefault(label, []).append(path)
-        if not by_label:
-            raise DataError(f"{root}: no labelled audio; wanted meta/esc50.csv with audio/, or a folder for each class")
-        chosen = _balanced(by_label, np.random.default_rng(seed))[:n]
+        chosen = balanced(labelled_files(root), np.random.default_rng(seed))[:n]
         waveforms = tuple(_decoded(path, sample_rate) for _, path in chosen)
         return cls(root.name, sample_rate, tuple(label for label, _ in chosen), waveforms)
 
@@ -198,41 +191,6 @@ class AccuracyClips:
         if sizes != {n} or not n or int(fields["lengths"].sum()) != len(fields["samples"]):
             raise ConfigError(f"{path}: not a file of clips for accuracy (counts differ). Make it again.")
         return clips
-
-
-def _labelled(root: Path) -> Iterator[tuple[Path, str]]:
-    table = root / "meta" / "esc50.csv"
-    if table.is_file():
-        yield from _listed(root, table)
-        return
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in _AUDIO and path.is_file() and not path.name.startswith("."):
-                yield path, folder.name
-
-
-def _listed(root: Path, table: Path) -> Iterator[tuple[Path, str]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [(row["filename"], row["category"]) for row in csv.DictReader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
-        raise DataError(f"{table}: wanted a CSV with the columns filename and category ({error!s:.200})") from error
-    for name, label in rows:
-        # A plain name: a table must not lead out of its folder.
-        if not name or Path(name).name != name or not (root / "audio" / name).is_file():
-            raise DataError(f"{table}: there is no file {name!r:.200} in {root / 'audio'}")
-        yield root / "audio" / name, label
-
-
-def _balanced(by_label: Mapping[str, list[Path]], rng: np.random.Generator) -> list[tuple[str, Path]]:
-    """All clips in chance order, the classes taking turns."""
-    columns = []
-    for label, paths in sorted(by_label.items()):
-        ordered = sorted(paths)
-        columns.append([(label, ordered[index]) for index in rng.permutation(len(ordered))])
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*columns))
-    return [item for item in turns if item is not None]
 
 
 def _decoded(path: Path, sample_rate: int) -> NDArray[np.int16]:

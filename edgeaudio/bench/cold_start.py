@@ -15,8 +15,9 @@ from typing import Any
 
 from edgeaudio.bench.candidate import Candidate, Tell
 from edgeaudio.bench.foreign import open_foreign
+from edgeaudio.bench.foreign_subject import ForeignSubject
 from edgeaudio.bench.schema import BenchOptions, ColdStart
-from edgeaudio.bench.subjects import BundleSubject, ForeignSubject
+from edgeaudio.bench.subjects import BundleSubject
 from edgeaudio.bundle import Bundle
 from edgeaudio.bundle.container import pack
 from edgeaudio.errors import EdgeAudioError, UnsupportedError
