@@ -40,13 +40,11 @@ class ForeignInputs:
         self._waveform: Array | None = None
         said = []
         for one in inputs:
-            length = None if self._waveform is not None else _waveform_samples(one, at_least, window_samples)
-            values = (
-                _made_up(one, rng) if length is None else np.zeros([_sized(n, length) for n in one.shape], np.float32)
-            )
-            if length is not None:
+            shape = None if self._waveform is not None else _waveform_shape(one, at_least, window_samples)
+            values = _made_up(one, rng) if shape is None else np.zeros(shape, np.float32)
+            if shape is not None:
                 self._waveform = values.reshape(-1)
-            what = "seeded generator" if length is None else f"golden audio at {sample_rate} Hz"
+            what = "seeded generator" if shape is None else f"golden audio at {sample_rate} Hz"
             said.append(f"{one.name!r:.60} {values.dtype}{list(values.shape)}: {what}")
             self.values.append(values)
         #: What each input is given, for the record.
@@ -59,21 +57,23 @@ class ForeignInputs:
             self._waveform[:] = held
 
 
-def _waveform_samples(one: Input, at_least: int, window_samples: int) -> int | None:
-    """How many samples it takes; None where it takes something else."""
-    long = [size for size in one.shape if size != 1]
-    if one.dtype != "float32" or len(one.shape) > 3 or len(long) != 1:
+def _waveform_shape(one: Input, at_least: int, window_samples: int) -> list[int] | None:
+    """The shape with which it takes a waveform; None where it takes something else."""
+    long = [size for size in one.shape if size is not None and size != 1]
+    if one.dtype != "float32" or len(one.shape) > 3 or len(long) > 1 or any(size < at_least for size in long):
         return None
-    samples = window_samples if long[0] is None else long[0]
-    return samples if samples >= at_least else None
-
-
-def _sized(size: int | None, otherwise: int) -> int:
-    return otherwise if size is None else size
+    shape = [size or 1 for size in one.shape]
+    if not long:
+        # Of several open sizes the last is time, those before it are batches and channels.
+        places = [place for place, size in enumerate(one.shape) if size is None]
+        if not places:
+            return None
+        shape[places[-1]] = window_samples
+    return shape
 
 
 def _made_up(one: Input, rng: np.random.Generator) -> Array:
-    shape = [_sized(size, 1) for size in one.shape]
+    shape = [1 if size is None else size for size in one.shape]
     if one.dtype.startswith("float"):
         return rng.standard_normal(shape).astype(one.dtype)
     if one.dtype in ("int8", "uint8"):

@@ -195,8 +195,6 @@ class HopTimer:
             stages.step_clock.taken_ns.clear()
 
     def _note(self, scored: ScoredWindow, values: tuple[int, ...]) -> None:
-        for name, value in zip(self.names, values[-len(self.names) :], strict=True):
-            self.samples_ns[name].append(value)
         if scored.exit is not None:
             self.exits.append(scored.exit)
         if scored.macs is not None:
@@ -204,6 +202,8 @@ class HopTimer:
             self.catch_up_macs += scored.catch_up_macs
         if self.stages.take_gpu_us is not None:
             self.gpu_us.append(self.stages.take_gpu_us())
+        for name, value in zip(self.names, values[-len(self.names) :], strict=True):
+            self.samples_ns[name].append(value)
         self._resample_ns = self._frontend_ns = 0
 
     def forget(self) -> None:
