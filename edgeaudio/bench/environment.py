@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 import psutil
 
@@ -30,26 +29,13 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def peak_rss_bytes() -> int:
-    """Largest resident set of this process so far."""
-    try:
-        # VmHWM belongs to this program alone; ru_maxrss survives exec and can be the parent's.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # Not Linux.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def describe_environment(device: str) -> Environment:
     """This process: who runs it, where it may run, with what."""
-    process = psutil.Process()
     return Environment(
         device=device,
-        affinity=tuple(process.cpu_affinity() or ()) if hasattr(process, "cpu_affinity") else None,
-        nice=process.nice(),
+        # Of this thread, which is the one that measures; 0 is itself.
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=package_versions(),
     )

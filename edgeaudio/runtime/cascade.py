@@ -53,7 +53,8 @@ class Cascade:
         given = chain.thresholds if thresholds is None else thresholds
         self.thresholds = checked_thresholds(given, chain.name, len(chain.stages))
         self._kind: TaskKind = kind
-        self._stages = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
+        #: One for each stage, in order.
+        self.engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
 
     @classmethod
     def of_bundle(
@@ -77,17 +78,17 @@ class Cascade:
     @property
     def n_exits(self) -> int:
         """The final answer included."""
-        return len(self._stages)
+        return len(self.engines)
 
     @property
     def info(self) -> dict[str, str]:
         """Library and version, as `Engine.info`, with the number of stages."""
-        return self._stages[0].info | {"stages": str(self.n_exits)}
+        return stages_info(self.engines)
 
     def run(self, log_mel: Float32) -> ExitAnswer:
         """`(frames, n_mels)` float32 -> the answer of the first exit that is sure, or the final one."""
         values: Float32 | Hidden | None = log_mel
-        for number, stage in enumerate(self._stages):
+        for number, stage in enumerate(self.engines):
             assert values is not None  # The manifest has checked that every stage but the last leaves something.
             values, logits = stage.run_stage(values)
             probs = to_probs(logits, self._kind)
@@ -99,7 +100,7 @@ class Cascade:
         """`(frames, n_mels)` float32 -> logits of every exit `(n_exits, classes)`, never stopping."""
         values: Float32 | Hidden | None = log_mel
         answers = []
-        for stage in self._stages:
+        for stage in self.engines:
             assert values is not None
             values, logits = stage.run_stage(values)
             answers.append(logits)
@@ -127,7 +128,7 @@ def sure(probs: Float32, kind: TaskKind, threshold: float | None) -> bool:
 
 def stage_engines(
     name: str, stages: Sequence[StageFile], payload: Callable[[StageFile], bytes], *, engine: str, threads: int
-) -> list[Engine]:
+) -> tuple[Engine, ...]:
     """One engine for each stage of the chain `name`.
 
     Raises:
@@ -137,4 +138,12 @@ def stage_engines(
     engine_class = resolve("engines", engine)
     if engine_class.format != stages[0].format:
         raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {name}")
-    return [engine_class(stage, payload(stage), threads=threads) for stage in stages]
+    return tuple(engine_class(stage, payload(stage), threads=threads) for stage in stages)
+
+
+def stages_info(engines: Sequence[Engine]) -> dict[str, str]:
+    """What the stages say of themselves, each different saying once, and how many they are."""
+    said = [engine.info for engine in engines]
+    keys = dict.fromkeys(key for info in said for key in info)
+    joined = {key: "; ".join(dict.fromkeys(info[key] for info in said if key in info)) for key in keys}
+    return joined | {"stages": str(len(engines))}

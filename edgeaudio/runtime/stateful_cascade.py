@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeaudio.bundle import Bundle, Stateful, StatefulChain, StatefulStage
 from edgeaudio.catalog import resolve
-from edgeaudio.runtime.cascade import checked_thresholds, stage_engines, sure
+from edgeaudio.runtime.cascade import checked_thresholds, stage_engines, stages_info, sure
 from edgeaudio.runtime.confidence import TaskKind, to_probs
 from edgeaudio.runtime.engines.base import Float32, Hidden
 from edgeaudio.runtime.stateful import Answer, StatefulRunner, stream_answers
@@ -45,7 +45,8 @@ class StatefulCascade:
         # After so many steps nothing is left in any state of what was before.
         self.memory_steps = stateful.warm_up_steps + 1
         self._chain = chain
-        self._engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
+        #: One for each stage, in order.
+        self.engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
 
     @classmethod
     def of_bundle(
@@ -78,16 +79,16 @@ class StatefulCascade:
     @property
     def n_exits(self) -> int:
         """The final answer included."""
-        return len(self._engines)
+        return len(self.engines)
 
     @property
     def info(self) -> dict[str, str]:
         """Library and version, as `Engine.info`, with the number of stages."""
-        return self._engines[0].info | {"stages": str(self.n_exits)}
+        return stages_info(self.engines)
 
     def open(self) -> CascadeRunner:
         """A stream's own states."""
-        runners = [StatefulRunner(*pair) for pair in zip(self._engines, self._chain.stages, strict=True)]
+        runners = [StatefulRunner(*pair) for pair in zip(self.engines, self._chain.stages, strict=True)]
         return CascadeRunner(self, runners)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeaudio.bench import harness
+from edgeaudio.bench import rounds
+from edgeaudio.bench.candidate import Candidate
 from edgeaudio.bench.harness import bench_bundle, run_bench
 from edgeaudio.bench.local import LocalDevice
 from edgeaudio.bench.probes import power
@@ -152,13 +153,13 @@ def test_both_minimums_hold() -> None:
 @pytest.mark.usefixtures("fake_engines")
 def test_artefacts_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
-    real = harness._run_turn
+    real = rounds.run_turn
 
-    def spy(candidate: harness._Candidate, hops: int, seconds: float) -> None:
-        turns.append(candidate.artefact.name)
+    def spy(candidate: Candidate, hops: int, seconds: float) -> None:
+        turns.append(candidate.name)
         real(candidate, hops, seconds)
 
-    monkeypatch.setattr(harness, "_run_turn", spy)
+    monkeypatch.setattr(rounds, "run_turn", spy)
     # int8 replays the float golden logits here: the fake engine is exact.
     bench_bundle(tiny_bundle("onnx-fp32", "onnx-int8"), options=QUICK)
     assert turns == ["onnx-fp32", "onnx-int8", "onnx-int8", "onnx-fp32"]
@@ -200,13 +201,13 @@ def test_unknown_or_repeated_artefacts_are_refused(names: list[str]) -> None:
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    real = harness._run_turn
+    real = rounds.run_turn
 
-    def spy(candidate: harness._Candidate, hops: int, seconds: float) -> None:
+    def spy(candidate: Candidate, hops: int, seconds: float) -> None:
         seen.append(gc.isenabled())
         real(candidate, hops, seconds)
 
-    monkeypatch.setattr(harness, "_run_turn", spy)
+    monkeypatch.setattr(rounds, "run_turn", spy)
     assert gc.isenabled()
     bench_bundle(tiny_bundle("onnx-fp32"), options=QUICK.model_copy(update={"gc_enabled": enabled}))
     assert seen == [enabled, enabled]
