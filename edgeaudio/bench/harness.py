@@ -33,7 +33,7 @@ from edgeaudio.bench.schema import (
     StageResult,
     Summary,
 )
-from edgeaudio.bench.verdict import judge
+from edgeaudio.bench.verdict import judged
 from edgeaudio.bundle import Artefact, Bundle
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ConfigError, UnsupportedError
@@ -157,7 +157,7 @@ def _bench(
     peak = peak_rss_bytes()
     manifest = bundle.manifest
     hop_s = manifest.window.hop_s(manifest.frontend)
-    return BenchResult(
+    result = BenchResult(
         run_id=run_id or new_run_id(),
         started_at=started_at,
         edgeaudio_version=__version__,
@@ -174,9 +174,10 @@ def _bench(
         overhead=overhead,
         peak_rss_bytes=peak,
         environment=describe_environment(device, before, MachineState.now()),
-        artefacts=tuple(_result(candidate, options, overhead, hop_s * 1e6, threads) for candidate in candidates),
+        artefacts=tuple(_result(candidate, hop_s * 1e6) for candidate in candidates),
         not_run=tuple(not_run),
     )
+    return judged(result)
 
 
 def _prepare(
@@ -269,9 +270,7 @@ def _run_turn(candidate: _Candidate, hops: int, seconds: float) -> None:
     candidate.meter.stop()
 
 
-def _result(
-    candidate: _Candidate, options: BenchOptions, overhead: Overhead, hop_us: float, threads: int
-) -> ArtefactResult:
+def _result(candidate: _Candidate, hop_us: float) -> ArtefactResult:
     artefact, meter = candidate.artefact, candidate.meter
     stages: tuple[StageResult, ...] = ()
     total: Summary | None = None
@@ -304,15 +303,6 @@ def _result(
         rtf_max=total.max_us / hop_us if total else None,
         drift_share=drift,
         load=load,
-        verdict=judge(
-            parity=candidate.parity,
-            total=total,
-            min_hops=options.min_hops,
-            drift_share=drift,
-            load=load,
-            overhead_p50_us=overhead.p50_us,
-            threads=threads,
-        ),
     )
 
 
