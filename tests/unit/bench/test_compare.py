@@ -119,7 +119,7 @@ def test_artefacts_of_one_run_only_are_named() -> None:
     found = compare(RUN, records.result(records.artefact("onnx-int8", seed=2), records.artefact("yamnet.tflite")))
     assert found.only_before == ("onnx-fp32", "onnx-int8-exits", "tflite-int8")
     assert found.only_after == ("yamnet.tflite",)
-    with pytest.raises(ConfigError, match="no artefact in common: .*onnx-fp32 on onnx.* against yamnet"):
+    with pytest.raises(ConfigError, match=r"no artefact in common: .*onnx-fp32 on onnx.* against yamnet"):
         compare(RUN, records.result(records.artefact("yamnet.tflite")))
     with pytest.raises(ConfigError, match=r"rule 'onnx-int4:rtf_p50>1': both runs have no artefact 'onnx-int4'"):
         compare(RUN, RUN, [Rule.parse("onnx-int4:rtf_p50>1")])

@@ -33,10 +33,12 @@ def test_whatever_is_given_is_a_rule_or_refused_with_the_form(text: str) -> None
     try:
         rule = Rule.parse(text)
     except ConfigError as error:
-        assert str(error).startswith("rule ")
+        message = str(error)
     else:
+        message = "rule "
         assert Rule.parse(str(rule)) == rule
         assert math.isfinite(rule.limit)
+    assert message.startswith("rule ")
 
 
 @pytest.mark.parametrize(
