@@ -20,7 +20,7 @@ _LIKENESS: Final[dict[str, Callable[[BenchResult], object]]] = {
     "kind": lambda result: result.kind,
     "bundle": lambda result: f"{result.bundle_name} {result.bundle_sha256[:12]}",
     "device": lambda result: result.environment.device,
-    "board": lambda result: result.environment.board or result.environment.cpu_model,
+    "board": lambda result: result.board.board.name if result.board else "unknown",
     "threads": lambda result: result.threads,
     "input rate": lambda result: f"{result.input_rate_hz} Hz",
     "hop": lambda result: f"{result.hop_ms:g} ms",

@@ -63,7 +63,7 @@ class PastRun(Spec):
             started_at=result.started_at,
             kind=result.kind,
             device=result.environment.device,
-            board=result.environment.board,
+            board=result.board.board.name if result.board else None,
             bundle_name=result.bundle_name,
             bundle_sha256=result.bundle_sha256,
             edgeaudio_version=result.edgeaudio_version,

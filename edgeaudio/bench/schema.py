@@ -44,19 +44,24 @@ class BenchOptions(Spec):
     idle_s: float = Field(0, ge=0, le=3600, description="power of the idle board, before anything is timed")
     affinity: tuple[int, ...] = Field((), description="cores to run on; empty: where the system puts it")
     nice: int | None = Field(None, ge=-20, le=19, description="priority; None: as found")
+    forms: tuple[Form, ...] = Field((), description="of the bundle's artefacts only these; empty: all that it has")
 
 
 class Percentile(Spec):
-    """One percentile; `upper95_us` bounds it from above at 95 % confidence. No value has a `reason`."""
+    """One percentile; `upper95_us` bounds it from above at 95 % confidence. No value has a `reason`.
+
+    `interval_us` is 95 % by block bootstrap, where enough samples lie beyond the percentile for that.
+    """
 
     p: float = Field(gt=0, lt=1)
     value_us: float | None = None
     upper95_us: float | None = None
+    interval_us: tuple[float, float] | None = None
     reason: str | None = None
 
 
 class Summary(Spec):
-    """Statistics of one stage; `p50_interval_us` is a 95 % block-bootstrap interval of the median."""
+    """Statistics of one stage; `p50_interval_us` is that of `p50`. The largest has no interval: none is sound."""
 
     n: int = Field(ge=1)
     mean_us: float
@@ -161,7 +166,11 @@ class Paced(Spec):
 
 
 class ColdStart(Spec):
-    """Fresh processes: from the start of the interpreter to the first answer. Milliseconds, one per process."""
+    """Fresh processes: from the start of the interpreter to the first answer. Milliseconds, one per process.
+
+    import_ms: packages, the engine's library with them. load_ms: from the file to a ready model. first_inference_ms:
+    from the samples of a window to its answer. The disk's cache is warm: a process that is not counted came before.
+    """
 
     to_first_answer_ms: tuple[float, ...]
     import_ms: tuple[float, ...]
@@ -172,13 +181,29 @@ class ColdStart(Spec):
 
 
 class SoundToEvent(Spec):
-    """From the last sample of a marked sound's window in a live stream to the line of its event."""
+    """From the last sample that the event of a marked sound needed, by the source's clock, to the line of that event.
+
+    onset_us: from the first sample of the sound to the line, with what the model and the decision wait for. Of a sound
+    that makes no event in the same audio without a clock, none can be heard.
+    """
 
     n_sounds: int = Field(ge=1)
     n_heard: int = Field(ge=0)
     summary: Summary | None = None
-    samples_us: tuple[int, ...] = ()
+    samples_us: tuple[int, ...] = Field((), description="one per sound that was heard, in order")
+    sound_ms: float | None = Field(None, description="from its first sample to its last")
+    onset_summary: Summary | None = None
+    onset_us: tuple[int, ...] = ()
     detail: str
+
+
+class GpuTime(Spec):
+    """What the GPU was busy with, by CUDA events, inside `inference`: kernels, copies there and back; one per hop."""
+
+    kernels: Summary
+    copies: Summary
+    kernels_us: tuple[float, ...]
+    copies_us: tuple[float, ...]
 
 
 class Energy(Spec):
@@ -218,7 +243,10 @@ class InstructionEstimate(Spec):
 
 
 class Ratio(Spec):
-    """Median of one artefact's stage over that of another, timed in turns; the interval is 95 % by bootstrap."""
+    """Median of one artefact's stage over that of another, timed in turns; the interval is 95 % by bootstrap.
+
+    Per hop, whatever the hops: an artefact that answers more often has more of them.
+    """
 
     artefact: str
     baseline: str
@@ -240,11 +268,12 @@ class ArtefactResult(Spec):
     engine_info: dict[str, str]
     precision: str
     size_bytes: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(description="of the file; of several stages, of their digests in order")
+    hop_ms: float | None = Field(None, description="its own: a stateful form answers each of its steps")
     parity: ParityCheck | None = Field(description="None: a foreign file has no golden vectors")
     accuracy: AccuracyCheck | None = None
     load_ms: float | None = Field(None, ge=0, description="verified bytes to a ready classifier, library imported")
-    first_inference_ms: float | None = Field(None, ge=0)
+    first_inference_ms: float | None = Field(None, ge=0, description="of a window, or of a step")
     n_hops: int = Field(ge=0)
     timed_s: float = Field(ge=0)
     stages: tuple[StageResult, ...] = ()
@@ -255,6 +284,7 @@ class ArtefactResult(Spec):
     load: LoadState | None = None
     turns: tuple[Turn, ...] = Field((), description="when the hops of `total` were timed, in order; empty: not kept")
     exits: tuple[ExitShare, ...] = ()
+    gpu: GpuTime | None = None
     catch_up_share: float | None = Field(None, ge=0, description="of all MACs: steps that were put off and made up")
     paced: Paced | None = None
     cold_start: ColdStart | None = None
@@ -297,6 +327,7 @@ class Environment(Spec):
     cores_logical: int
     cores_physical: int | None
     affinity: tuple[int, ...] | None
+    nice: int | None = None
     virtualised: bool | None
     memory_bytes: int
     os: str
@@ -327,7 +358,7 @@ class BenchResult(Spec):
     options: BenchOptions
     input_rate_hz: int
     model_rate_hz: int
-    hop_ms: float
+    hop_ms: float = Field(description="of the bundle's windows; each artefact tells its own")
     window_ms: float
     stream_s: float = Field(description="length of the looped golden audio")
     pacing: Literal["back-to-back"] = Field(

@@ -37,7 +37,7 @@ WANTED_PROVIDERS: Final = {
     "onnx": ("provider", "CPUExecutionProvider"),
     "tensorrt-reference": ("provider", "CPUExecutionProvider"),
     "litert": ("delegate", "XNNPACK"),
-    "tensorrt": ("library", "tensorrt"),
+    "tensorrt": ("provider", "TensorRT"),
 }
 #: What LiteRT says where nobody looked which delegate took the graph.
 _UNKNOWN_PROVIDERS = ("", "library default")
@@ -175,7 +175,8 @@ def _provider(item: ArtefactResult, result: BenchResult) -> _Finding | None:
         return None
     key, name = wanted
     found = item.engine_info.get(key, "")
-    if found.casefold().startswith(name.casefold()):
+    # Stages of early exits say it once each where they differ.
+    if all(part.casefold().startswith(name.casefold()) for part in found.split("; ")):
         return None
     if found in _UNKNOWN_PROVIDERS:
         return "suspect", f"nobody looked whether {name} took the graph"
@@ -276,7 +277,3 @@ def _temperatures_c(result: BenchResult) -> Iterator[float]:
         for zone, temperature_c in sample.temperatures_c.items():
             if not any(dummy in zone.casefold() for dummy in _DUMMY_ZONES):
                 yield temperature_c
-    machine = result.environment
-    for before_or_after in (machine.temperature_c_before, machine.temperature_c_after):
-        if before_or_after is not None:
-            yield before_or_after

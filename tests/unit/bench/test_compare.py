@@ -94,7 +94,8 @@ def test_counts_of_instructions_are_a_gate() -> None:
     [
         ({"bundle_sha256": "00" * 32}, "bundle"),
         ({"environment": records.environment("pi5")}, "device pi4 and pi5"),
-        ({"environment": records.environment(board=None, cpu_model="Cortex-A76")}, "board"),
+        ({"board": records.board(model=None, cpu_model="Cortex-A76")}, "board Raspberry Pi 4 Model B Rev 1.4 and Cort"),
+        ({"board": None}, "board Raspberry Pi 4 Model B Rev 1.4 and unknown"),
         ({"threads": 4}, "threads 1 and 4"),
         ({"input_rate_hz": 48_000}, "input rate 16000 Hz and 48000 Hz"),
         ({"hop_ms": 200.0}, "hop 40 ms and 200 ms"),

@@ -162,6 +162,8 @@ def test_an_artefact_that_was_not_timed_says_so() -> None:
         ("tflite-int8", {"delegate": "xnnpack, 31 of 31 nodes"}, "valid"),
         ("tflite-int8", {"delegate": "library default"}, "suspect"),
         ("tflite-int8", {"delegate": "none"}, "invalid"),
+        ("tflite-int8", {"delegate": "XNNPACK; none"}, "invalid"),
+        ("onnx-int8", {"provider": "CPUExecutionProvider, AzureExecutionProvider"}, "valid"),
     ],
 )
 def test_a_provider_that_is_absent_or_unknown(name: str, info: dict[str, str], level: str) -> None:
@@ -223,8 +225,8 @@ def test_heat_is_judged_by_the_board() -> None:
     assert judge(records.artefact(), board=records.board(*hot, kind="jetson")).level == "valid"
     dummy = (records.sample(3, temperatures_c={"PMIC-Die": 100.0}),)
     assert judge(records.artefact(), board=records.board(*dummy)).level == "valid"
-    machine = records.environment(temperature_c_after=96.0)
-    assert found(judge(records.artefact(), board=None, environment=machine)) == [("temperature", "suspect")]
+    hotter = records.board(records.sample(3, temperatures_c={"CPU-therm": 96.0}), kind="jetson")
+    assert found(judge(records.artefact(), board=hotter)) == [("temperature", "suspect")]
 
 
 def test_the_worst_reason_decides_and_all_are_kept() -> None:
