@@ -14,7 +14,6 @@ from edgeaudio.bench.schema import (
     GpuTime,
     StageName,
     StageResult,
-    Verdict,
 )
 from edgeaudio.runtime.engines.base import GpuTimes
 
@@ -56,7 +55,6 @@ def artefact_result(candidate: Candidate, hop_ms: float) -> ArtefactResult:
         cold_start=candidate.cold_start,
         sound_to_event=candidate.sound_to_event,
         energy=candidate.energy or Energy(reason="not timed"),
-        verdict=Verdict.of(()),
     )
 
 

@@ -19,9 +19,9 @@ from edgeaudio.bench.probes import BoardWatch
 from edgeaudio.bench.ratios import ratios
 from edgeaudio.bench.record import artefact_result
 from edgeaudio.bench.rounds import garbage_collector, measure_overhead, run_rounds
-from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult, Energy, NotRun
+from edgeaudio.bench.schema import BenchOptions, BenchResult, Energy, NotRun
 from edgeaudio.bench.subjects import BundleSubject, Subject
-from edgeaudio.bench.verdict import judge
+from edgeaudio.bench.verdict import judged
 from edgeaudio.bundle import Bundle
 from edgeaudio.errors import UnsupportedError
 from edgeaudio.frontend.choice import choose_frontend
@@ -102,7 +102,7 @@ class Run:
             not_run=tuple(not_run),
             ratios=ratios(timed),
         )
-        return _judged(result)
+        return judged(result)
 
     def hop_ms(self, candidate: Candidate) -> float:
         return 1e3 * candidate.subject.hop_samples / self.bundle.manifest.frontend.sample_rate
@@ -159,22 +159,3 @@ class Run:
         """Of the inference alone, the same window again and again."""
         assert candidate.loaded is not None
         return watch.energy(candidate.loaded.first, self.options.idle_s)
-
-
-def _judged(result: BenchResult) -> BenchResult:
-    """With a verdict on each artefact, from what was recorded."""
-
-    def judged(item: ArtefactResult) -> ArtefactResult:
-        total = item.stage("total")
-        verdict = judge(
-            parity=item.parity,
-            total=total.summary if total else None,
-            min_hops=result.options.min_hops,
-            drift_share=item.drift_share,
-            load=item.load,
-            overhead_p50_us=result.overhead.p50_us,
-            threads=result.threads,
-        )
-        return item.model_copy(update={"verdict": verdict})
-
-    return result.model_copy(update={"artefacts": tuple(map(judged, result.artefacts))})
