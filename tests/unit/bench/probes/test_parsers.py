@@ -164,11 +164,26 @@ PARSERS: list[Callable[[str], Any]] = [
     linux.cpu_list,
 ]
 # Words that get past the first check of a parser, so that garbage reaches the second.
-WORDS = st.sampled_from(
-    ["throttled=0x", "frequency(", ")=", "version ", "_A current(", "_V volt(", "# R36 (release), REVISION: ", "4.3"]
-    + ["NV Power Mode: ", "cpu0:", "GPU ", "MinFreq=", "MaxFreq=", "CPU [", "5%@", "]", "@", "C", "VDD_IN ", "mW", "/"]
-    + ["RAM ", "GR3D_FREQ ", "-", ",", "0", "9" * 30, "\n", " ", "٣", "NaN", "1e999", "\0"]
-)
+KNOWN_WORDS = ["throttled=0x", "frequency(", ")=", "version ", "_A current(", "_V volt(", "# R36 (release), REVISION: "]
+KNOWN_WORDS += ["4.3", "NV Power Mode: ", "cpu0:", "GPU ", "MinFreq=", "MaxFreq=", "CPU [", "5%@", "]", "@", "C"]
+KNOWN_WORDS += [
+    "VDD_IN ",
+    "mW",
+    "/",
+    "RAM ",
+    "GR3D_FREQ ",
+    "-",
+    ",",
+    "0",
+    "9" * 30,
+    "\n",
+    " ",
+    "٣",
+    "NaN",
+    "1e999",
+    "\0",
+]
+WORDS = st.sampled_from(KNOWN_WORDS)
 GARBAGE = st.one_of(
     st.text(), st.binary().map(lambda data: data.decode(errors="replace")), st.lists(WORDS).map("".join)
 )
