@@ -22,6 +22,8 @@ READING_INTERVAL_S = 0.25
 MIN_READINGS = 10
 #: How many standard errors the work must stand out from the idle board.
 _CLEARLY = 3.0
+#: No rail is read in finer steps, so equal readings are no proof of a smaller error.
+_RESOLUTION_W = 0.01
 
 #: Rails that measure all that comes into a module; the others are parts of it.
 _INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
@@ -133,8 +135,10 @@ def energy_of(idle: Power, busy: Power, calls: int, seconds: float) -> Energy:
     measured = {"idle_w": idle.mean_w, "busy_w": busy.mean_w}
     if idle.rail != busy.rail or calls == 0:
         return Energy(**measured, rail=busy.rail, reason=f"measured on {busy.rail}, the idle board on {idle.rail}")
-    if above_w <= _CLEARLY * math.hypot(idle.error_w, busy.error_w):
-        spread_w = math.hypot(idle.error_w, busy.error_w)
-        reason = f"{above_w:+.3f} W against the idle board does not stand out, the error is {spread_w:.3f} W"
+    error_w = max(math.hypot(idle.error_w, busy.error_w), _RESOLUTION_W)
+    if above_w <= _CLEARLY * error_w:
+        # Plus zero: no minus before 0.000.
+        above = f"{round(above_w, 3) + 0.0:+.3f} W"
+        reason = f"{above} against the idle board does not stand out, the error is {error_w:.3f} W"
         return Energy(**measured, rail=busy.rail, reason=reason)
     return Energy(**measured, rail=busy.rail, per_inference_mj=above_w * seconds / calls * 1e3)

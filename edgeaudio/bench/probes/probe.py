@@ -118,9 +118,9 @@ def _throttled(
     now = {*linux.risen(events, events_before), *(["throttled"] if cooling else [])}
     since_boot = {name for name, count in events.items() if count}
     if kind == "raspberry-pi":
-        told = raspberry_pi.throttled(machine)
+        told, low = raspberry_pi.throttled(machine), raspberry_pi.under_voltage(machine)
         if told is None:
-            now |= {"under-voltage"} if raspberry_pi.under_voltage(machine) else set()
+            now |= {"under-voltage"} if low else set()
             return (tuple(sorted(now)) if now else None), None
         return tuple(dict.fromkeys([*told[0], *sorted(now)])), tuple(dict.fromkeys([*told[1], *sorted(since_boot)]))
     if not events and cooling is None:
