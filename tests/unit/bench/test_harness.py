@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from edgeaudio.bench import rounds
+from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.candidate import Candidate
+from edgeaudio.bench.devices.config import LocalSpec
 from edgeaudio.bench.harness import bench_bundle, run_bench
 from edgeaudio.bench.local import LocalDevice
 from edgeaudio.bench.probes import power
@@ -216,9 +218,9 @@ def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch
 
 @pytest.mark.usefixtures("fake_engines")
 def test_the_local_device_of_the_catalogue_benches_in_this_process() -> None:
-    device = resolve("devices", "local")()
+    device = resolve("devices", "local")("local", LocalSpec())
     assert isinstance(device, LocalDevice)
-    result = device.bench(tiny_bundle("onnx-fp32"), options=QUICK)
+    result = device.bench(BenchJob(tiny_bundle("onnx-fp32"), options=QUICK))
     assert result.environment.device == "local"
 
 

@@ -43,6 +43,7 @@ def test_every_documented_verb_exists() -> None:
     documented += ", prune, sweep, exits, audio devices, data inspect, data synth, bundle show, bundle check"
     documented += (
         ", bundle keygen, bundle sign, bundle verify, bundle trust add, bundle trust list, bundle trust remove"
+        ", devices list, devices probe, devices doctor"
     )
     assert {" ".join(path) for path in VERBS} == set(documented.split(", "))
 
