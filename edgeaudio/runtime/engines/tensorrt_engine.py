@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,12 +24,21 @@ from edgeaudio.runtime.engines.cuda_driver import Buffer, CudaError, Event, Stre
 from edgeaudio.runtime.engines.tensors import check_hidden, check_log_mel, check_logits, takes_hidden
 
 if TYPE_CHECKING:
+    from edgeaudio.bundle import Bundle
     from edgeaudio.runtime.engines.tensorrt_cache import EngineCache, EngineKey
 
 logger = logging.getLogger(__name__)
 
 # Part of the cache's key: another way to build makes other engines.
 _RECIPE = "strongly typed, no TF32, workspace {workspace_bytes}"
+
+
+class Built(NamedTuple):
+    """One engine: the model file it is of, how it came to be (see `TensorRTEngine.info`), what its build took."""
+
+    name: str
+    cache: str
+    build_s: str
 
 
 class _Loaded(NamedTuple):
@@ -236,3 +246,18 @@ class TensorRTEngine:
 
     def _said(self) -> str:
         return "; ".join(self._log.errors[-2:]) or "it gave no reason"
+
+
+def build_ahead(bundle: Bundle) -> Iterator[Built]:
+    """Build the engines of a bundle into the cache, one by one, so that the first start on this device need not.
+
+    Raises:
+        ConfigError: the bundle has no TensorRT artefact. UnsupportedError, BundleError: as the engine.
+    """
+    files = [file for file in bundle.manifest.model_files if file.format == TensorRTEngine.format]
+    if not files:
+        has = ", ".join(artefact.name for artefact in bundle.manifest.artefacts)
+        raise ConfigError(f"bundle {bundle.manifest.name!r} has no tensorrt artefact; it has: {has}")
+    for file in files:
+        info = TensorRTEngine(file, bundle.payload(file)).info
+        yield Built(file.name, info["cache"], info["build_s"])

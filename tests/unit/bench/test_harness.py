@@ -266,7 +266,13 @@ def test_tensorrt_is_timed_on_its_own_engine_and_says_what_it_is(fake_tensorrt: 
         ("onnx-fp32", "onnx"),
         ("tensorrt-int8", "tensorrt"),
     ]
-    assert result.artefacts[1].engine_info["gpu"] == "Orin (fake)"
+    onnx, tensorrt = result.artefacts
+    assert (tensorrt.engine_info["gpu"], tensorrt.engine_info["provider"]) == ("Orin (fake)", "TensorRT")
+    assert onnx.gpu is None
+    assert tensorrt.gpu is not None
+    assert tensorrt.gpu.kernels.n == tensorrt.gpu.copies.n == tensorrt.n_hops == 30
+    assert set(tensorrt.gpu.kernels_us) == {500}
+    assert set(tensorrt.gpu.copies_us) == {200}
     assert "tensorrt-int8: this engine was not run on hardware by its makers." in " ".join(format_table(result).split())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from edgeaudio.frontend.native.stream import EXTENSION
 from tests import tiny_bundle as tiny
 from tests.frontends import FRONTENDS
 from tests.records import decided
+from tests.tiny_chained import chained_bytes
 
 
 @pytest.fixture
@@ -254,6 +256,71 @@ def test_bench_times_and_judges(bundle: str, tmp_path: Path, capsys: pytest.Capt
     assert code == (4 if found["verdict"]["level"] == "invalid" else 0)
     assert found["artefacts"][0]["n_hops"] >= 20
     assert json.loads((tmp_path / "bench.json").read_bytes())["bundle_name"] == "tiny"
+
+
+def test_bench_takes_forms_baselines_clips_and_runs_in_real_time(
+    bundle: str, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(bundle).write_bytes(chained_bytes())
+    (tmp_path / "other.tflite").write_bytes(tiny.tflite_model())
+    few = ["--min-hops", "20", "--min-seconds", "0", "--form", "stateful", "--form", "windowed"]
+    nice = os.getpriority(os.PRIO_PROCESS, 0)  # Another one could not be given back.
+    extra = [
+        "--baseline",
+        str(tmp_path / "other.tflite"),
+        "--clips",
+        str(sounds),
+        "--affinity",
+        "0",
+        "--nice",
+        str(nice),
+    ]
+    main(["bench", bundle, *few, *extra, "--pace", "0.2", "--cold-starts", "1", "--sounds", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    items = {item["artefact"]: item for item in found["artefacts"]}
+    assert list(items) == ["onnx-fp32", "onnx-fp32-stateful", "other.tflite"]
+    for name in ("onnx-fp32", "onnx-fp32-stateful"):
+        # One clip of six lies in the wrong folder.
+        assert (items[name]["accuracy"]["n_clips"], items[name]["accuracy"]["n_correct"]) == (6, 5)
+        assert items[name]["sound_to_event"]["n_sounds"] == 1
+    for item in items.values():
+        assert item["paced"]["n_hops"] >= 1
+        assert len(item["cold_start"]["to_first_answer_ms"]) == 1
+    assert {ratio["baseline"] for ratio in found["ratios"]} == {"other.tflite", "onnx-fp32"}
+    assert found["environment"]["affinity"] == [0]
+    assert found["options"]["nice"] == found["environment"]["nice"] == nice
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--form", "steps"], "bench options: forms.0: Input should be 'windowed', 'stateful'"),
+        (["--form", "stateful"], "has no artefact in form stateful; it has: windowed"),
+        (["--affinity", "one"], "bench options: affinity.0: Input should be a valid integer"),
+        (["--affinity", "0,4000"], "affinity (0, 4000): not all are cores of this machine"),
+        (["--baseline", "x.engine"], "'x.engine': an engine that TensorRT has built runs only on the GPU"),
+        (["--baseline", "none.onnx"], "none.onnx: cannot be read: No such file or directory"),
+        (["--clips", "nowhere"], "nowhere: no labelled audio"),
+    ],
+)
+def test_bench_says_what_is_wrong_with_an_option(
+    options: list[str], said: str, bundle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", bundle, *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_bundle_build_fills_the_cache_ahead_of_time(
+    tensorrt_bundle: str, capsys: pytest.CaptureFixture[str], fake_tensorrt: Any
+) -> None:
+    assert text(capsys, "bundle", "build", tensorrt_bundle).splitlines() == [
+        f"tensorrt-{precision}: built, there was none, built in 0.0 s" for precision in ("fp32", "int8")
+    ]
+    assert "tensorrt-int8: was there already, built in 0.0 s" in text(capsys, "bundle", "build", tensorrt_bundle)
+    assert fake_tensorrt.builds == 2
 
 
 def test_an_invalid_benchmark_is_exit_code_4(wrong_bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
