@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeaudio.cli import bench_results
 from edgeaudio.cli.options import BundleFile, Frontend, Json, Threads, examples
 from edgeaudio.cli.output import print_json
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
+from edgeaudio.cli.verb_group import VerbGroup
 
 if TYPE_CHECKING:
     from edgeaudio.bench.schema import BenchResult
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this file to `app`."""
+    """Add `bench` and the verbs that read what it wrote to `app`."""
     bench_examples = examples(
         "edgeaudio bench x.eab",
         "edgeaudio bench x.eab --artefact tflite-int8 --out result.json",
         "edgeaudio bench x.eab --engine tensorrt             not run on hardware",
+        "edgeaudio bench compare a.json b.json --fail-if 'latency_ms_p95>+5%'",
     )
-    app.command("bench", epilog=bench_examples)(bench)
+    group = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
+    group.callback(invoke_without_command=True, epilog=bench_examples)(bench)
+    bench_results.register(group)
+    app.add_typer(group, name="bench")
 
 
 def bench(
@@ -53,6 +59,7 @@ def bench(
 
     Exit code 4 when the figures must not be used; the reasons say why.
     """
+    from edgeaudio.bench.history import append_history
     from edgeaudio.bench.schema import BenchOptions, write_result
     from edgeaudio.bundle import Bundle
     from edgeaudio.catalog import resolve
@@ -66,6 +73,7 @@ def bench(
     )
     if out is not None:
         write_result(result, out)
+    append_history(result, out)
     if as_json:
         print_json({**result.model_dump(mode="json"), "verdict": result.verdict.model_dump(mode="json")})
     else:

@@ -32,11 +32,12 @@ def test_it_fits_80_columns_and_ends_with_the_verdict(run: BenchResult) -> None:
 def test_everything_that_was_measured_is_there() -> None:
     text = format_table(RUNS["full"])
     for item in RUNS["full"].artefacts:
-        assert text.count(f"\n{item.artefact} ") == 4
+        assert text.count(f"\n{item.artefact}  ") == 4
     for word in (
         "Raspberry Pi 4 Model B Rev 1.4, 4 cores, 1 thread",
         "governor ondemand, clock 600 to 1800 MHz, 47 to 62 degrees, not throttled",
-        "real-time pace, ms", "0 of 300", "19 of 20", "73 of 80", "onnx-int8-exits answered 62% at exit 0, 38% at the end",
+        "real-time pace, ms", "0 of 300", "19 of 20", "73 of 80",
+        "onnx-int8-exits answered 62% at exit 0, 38% at the end",
         "inference against onnx-fp32: onnx-int8 0.50 (0.48-0.52)",
         "tensorrt-int8 not run: engine 'tensorrt' needs an NVIDIA GPU",
     ):  # fmt: skip
