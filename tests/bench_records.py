@@ -5,6 +5,7 @@ No figure here was measured. `result()` is valid; `planted()` has one record per
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,13 @@ def samples_us(median_us: float, n: int = 600, *, seed: int = 0) -> tuple[int, .
     return tuple(int(value) for value in (median_us * (0.97 + tail)).round())
 
 
+@functools.cache
 def stage(name: StageName, values_us: tuple[int, ...]) -> StageResult:
     """A stage in the path."""
     return StageResult(name=name, in_path=True, summary=summarise(values_us), samples_us=values_us)
 
 
+@functools.cache
 def stages(scale: float = 1.0, n: int = 600, *, seed: int = 0) -> tuple[StageResult, ...]:
     """All stages but the resampler; `scale` makes the inference faster or slower."""
     columns = {
@@ -113,6 +116,7 @@ def artefact(
     return ArtefactResult(**(fields | changes))
 
 
+@functools.cache
 def paced(scale: float = 1.0, *, seed: int = 0, n: int = 300, misses: int = 0) -> Paced:
     """A paced run; hops are slower than back to back, as on a real board."""
     timed = stages(1.2 * scale, n, seed=seed + 50)
@@ -123,6 +127,7 @@ def paced(scale: float = 1.0, *, seed: int = 0, n: int = 300, misses: int = 0) -
     )  # fmt: skip
 
 
+@functools.cache
 def sound_to_event(*, seed: int = 0) -> SoundToEvent:
     """Twenty marked sounds, one of them not heard."""
     values = samples_us(1_400.0, 19, seed=seed + 70)
@@ -229,6 +234,7 @@ def estimated(cpu: str = "cortex-a72", **changes: Any) -> BenchResult:
     return result(item, **(fields | changes))
 
 
+@functools.cache
 def planted() -> dict[str, BenchResult]:
     """Reason code -> a run that is quiet but for that one thing. The last artefact is the one that is spoilt."""
     one = {"ratios": (), "not_run": ()}

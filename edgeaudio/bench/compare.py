@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ _LIKENESS: Final[dict[str, Callable[[BenchResult], object]]] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One metric of one artefact in both runs; `share` is relative, None where a run does not have it."""
+    """One metric of one artefact in both runs; `share` is relative: None where a run lacks it or it began at 0."""
 
     metric: str
     before: Figure
@@ -141,7 +142,8 @@ def _changes(first: ArtefactResult, before: BenchResult, second: ArtefactResult,
 def _change(name: str, before: Figure, after: Figure) -> Change:
     if before.value is None or after.value is None:
         return Change(name, before, after, None, None)
-    return Change(name, before, after, relative_change(before.value, after.value), _noise(name, before, after))
+    share = relative_change(before.value, after.value)
+    return Change(name, before, after, share if math.isfinite(share) else None, _noise(name, before, after))
 
 
 def _noise(name: str, before: Figure, after: Figure) -> Noise:

@@ -10,10 +10,11 @@ from typing import Final
 
 from edgeaudio.bench.metrics import METRICS, Metric
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
+from edgeaudio.spec.text import printable
 
 _Cell = str | float | int | None
 #: A spreadsheet takes text that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Column:
 
 
 def csv_text(results: Iterable[BenchResult]) -> str:
-    """All artefacts of all `results` under one header. What is not known is empty."""
+    """All artefacts of all `results` under one header, a line each. What is not known is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -38,7 +39,8 @@ def csv_text(results: Iterable[BenchResult]) -> str:
 
 def _plain(value: _Cell) -> str:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        shown = printable(value)
+        return f"'{shown}" if shown.startswith(_FORMULA) else shown
     return "" if value is None else str(int(value)) if float(value).is_integer() else repr(value)
 
 

@@ -19,6 +19,7 @@ from edgeaudio.bench.metrics import METRICS
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, ResultKind, VerdictLevel
 from edgeaudio.errors import ConfigError
 from edgeaudio.spec import Spec
+from edgeaudio.spec.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _read_line(line: bytes, where: str) -> PastRun | None:
     try:
         return PastRun.parse(json.loads(line), source=where)
     except (ValueError, RecursionError, ConfigError) as error:
-        logger.warning("%s: skipped, not a line of this history: %.200s", where, error)
+        logger.warning("%s: skipped, not a line of this history: %s", where, printable(str(error), 200))
         return None
 
 

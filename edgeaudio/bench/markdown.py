@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from edgeaudio.bench.metrics import METRICS, Figure
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
+from edgeaudio.spec.text import printable
 
 _SPECIAL = re.compile(r"([\\`*\[\]|])")
 _NONE = "–"
@@ -22,8 +23,7 @@ def markdown_text(results: Iterable[BenchResult]) -> str:
 
 def escaped(text: str) -> str:
     """`text` as Markdown that shows it and does nothing else: one line, no markup, no HTML."""
-    shown = "".join(char if char.isprintable() else " " for char in text)
-    return _SPECIAL.sub(r"\\\1", html.escape(shown, quote=False))
+    return _SPECIAL.sub(r"\\\1", html.escape(printable(text), quote=False))
 
 
 def _section(result: BenchResult) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from edgeaudio.bench.board import BoardSample
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, InstructionEstimate, Percentile, StageName, Summary
+from edgeaudio.spec.text import printable
 
 WIDTH = 80
 _NONE = "-"
@@ -170,7 +171,7 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[_Row], width: int) ->
     """Columns two spaces apart; where names are too long for that, each stands above its figures. Empty: nothing."""
     if not rows:
         return ""
-    table = [(corner, *head), *rows]
+    table = [(corner, *head), *((printable(row[0], width), *row[1:]) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     above = sum(widths) + 2 * len(head) > width
     if above:
@@ -179,7 +180,7 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[_Row], width: int) ->
     for row in table:
         name, cells = row[0], [cell.rjust(size) for cell, size in zip(row[1:], widths[1:], strict=True)]
         if above and row is not table[0]:
-            lines.append(textwrap.shorten(name, width, placeholder="...") if len(name) > width else name)
+            lines.append(name)
             name = ""
         lines.append("  ".join([name[: widths[0]].ljust(widths[0]), *cells]).rstrip())
     ruler = "-" * (sum(widths) + 2 * len(head))
@@ -232,4 +233,4 @@ def _refusals(item: ArtefactResult) -> list[str]:
 
 
 def _wrap(line: str, width: int) -> str:
-    return textwrap.fill(line, width, subsequent_indent="  ")
+    return textwrap.fill(printable(line), width, subsequent_indent="  ")

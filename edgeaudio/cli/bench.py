@@ -66,9 +66,9 @@ class WhatOptions:
 
     HEADINGS: ClassVar = {"artefact": "What"}
 
-    artefact: Annotated[
-        list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")
-    ] = None
+    artefact: Annotated[list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")] = (
+        None
+    )
     form: Annotated[
         list[str] | None, typer.Option(help="Only this form: windowed, stateful, exits or stateful-exits.")
     ] = None

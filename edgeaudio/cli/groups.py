@@ -17,21 +17,26 @@ from typer.core import TyperCommand
 
 
 class SectionedCommand(TyperCommand):
-    """A verb whose help shows options under their headings; what has none is under "Options"."""
+    """A verb whose help shows options under their headings."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """See `TyperCommand`."""
-        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            heading = "Arguments" if parameter.param_type_name == "argument" else None
-            heading = heading or getattr(parameter, "rich_help_panel", None) or "Options"
-            if record is not None:
-                sections.setdefault(heading, []).append(record)
-        for heading, records in sections.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        write_sections(self, ctx, formatter)
+
+
+def write_sections(command: Any, ctx: Any, formatter: Any) -> None:
+    """Write the parameters of a verb to its help, each under its heading; what has none is under "Options"."""
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        heading = "Arguments" if parameter.param_type_name == "argument" else None
+        heading = heading or getattr(parameter, "rich_help_panel", None) or "Options"
+        if record is not None:
+            sections.setdefault(heading, []).append(record)
+    for heading, records in sections.items():
+        if records:
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -117,7 +117,9 @@ def _invoke(given: list[str]) -> int:
 def _report(message: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from edgeaudio.spec.text import printable  # Not for every --help: it is in a room that imports pydantic.
+
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
