@@ -106,6 +106,6 @@ def _all_columns() -> Iterable[Column]:
             yield Column(f"{metric.name}_high", "upper end of its 95 % interval", _interval(metric, 1))
 
 
-_WITH_INTERVAL: Final = ("latency_ms_p50", "inference_ms_p50", "accuracy")
+_WITH_INTERVAL: Final = ("latency_ms_p50", "latency_ms_p95", "inference_ms_p50", "accuracy")
 #: Column name -> column, in order.
 COLUMNS: Final[dict[str, Column]] = {column.name: column for column in _all_columns()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Final
 
@@ -62,14 +62,23 @@ def _plain(value: float | None) -> Figure:
     return MISSING if value is None else Figure(float(value))
 
 
-def _percentile(percentile: Percentile, interval_us: Interval | None = None) -> Figure:
+def _percentile(percentile: Percentile) -> Figure:
     if percentile.value_us is None:
         return Figure(reason=percentile.reason or MISSING.reason)
-    return Figure(percentile.value_us / 1e3, interval_us and (interval_us[0] / 1e3, interval_us[1] / 1e3))
+    return Figure(percentile.value_us / 1e3, _in_ms(percentile.interval_us))
+
+
+def _median(summary: Summary) -> Figure:
+    figure = _percentile(summary.p50)
+    return replace(figure, interval=_in_ms(summary.p50_interval_us)) if figure.value is not None else figure
+
+
+def _in_ms(interval_us: Interval | None) -> Interval | None:
+    return None if interval_us is None else (interval_us[0] / 1e3, interval_us[1] / 1e3)
 
 
 _STATISTICS: Final[dict[str, Callable[[Summary], Figure]]] = {
-    "p50": lambda summary: _percentile(summary.p50, summary.p50_interval_us),
+    "p50": _median,
     "p90": lambda summary: _percentile(summary.p90),
     "p95": lambda summary: _percentile(summary.p95),
     "p99": lambda summary: _percentile(summary.p99),

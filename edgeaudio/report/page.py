@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeaudio.errors import UnsupportedError
 from edgeaudio.report import words
+from edgeaudio.spec.text import printable
 
 _HERE = resources.files("edgeaudio.report")
 
@@ -53,13 +54,25 @@ def render_page(template: Traversable, context: dict[str, Any]) -> str:
         return _HERE.joinpath(name).read_text(encoding="utf-8")
 
     environment = Environment(
-        loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(load),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     filters: tuple[Callable[..., str], ...] = (words.count, words.kib, words.percent, words.plain)
     environment.filters |= {filter.__name__: filter for filter in filters}
     # Markup marks what was made here and holds no text of others unescaped: our style sheet and our figures.
     css = Markup(load("page.css"))
     return environment.from_string(template.read_text(encoding="utf-8")).render(css=css, **context)
+
+
+def _visible(value: Any) -> Any:
+    """Text of others without what cannot be seen but acts; what is marked as ours stays as it is."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return "\n".join(printable(line, 10_000) for line in value.split("\n"))
 
 
 def shown(panels: Iterable[Panel]) -> list[dict[str, Any]]:
