@@ -62,7 +62,9 @@ def run_bench(
         UnsupportedError: the engine's library is not installed.
     """
     artefact = bundle.manifest.artefact(resolve("engines", engine).format, precision)
-    return _bench(bundle, [(artefact, engine)], threads, options or BenchOptions(), "local", skip=False)
+    options = options or BenchOptions()
+    with performance_governor(enabled=options.set_performance):
+        return _bench(bundle, [(artefact, engine)], threads, options, "local", skip=False)
 
 
 def bench_bundle(
