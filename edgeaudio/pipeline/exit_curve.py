@@ -10,7 +10,7 @@ import numpy as np
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
 from edgeaudio.audio.source import SourceStats
-from edgeaudio.bundle import Bundle
+from edgeaudio.bundle import Bundle, Manifest
 from edgeaudio.catalog import resolve
 from edgeaudio.compress.exit_calibration import ExitAnswers, sweep_exits
 from edgeaudio.data.clips import Clip, Dataset
@@ -47,7 +47,8 @@ class ExitCurve:
     """`points` by rising mean MACs; the last that never stops early is the reference.
 
     accuracy: of clips; multi-label: the mean overlap of answered and true labels. macs_to_exit: per window, the last is
-    the worst case; macs_per_window: of the whole artefact. skipped: clip id -> why it could not be decoded.
+    the worst case; macs_per_window: of the whole artefact. exits_after: sections, None for the end of a student of its
+    own. skipped: clip id -> why it could not be decoded.
     """
 
     bundle: str
@@ -58,7 +59,7 @@ class ExitCurve:
     fold: int | None
     n_clips: int
     n_windows: int
-    exits_after: tuple[int, ...]
+    exits_after: tuple[int | None, ...]
     macs_to_exit: tuple[int, ...]
     macs_per_window: int
     calibration: ExitCalibration | None
@@ -89,9 +90,7 @@ def exit_curve(
     chain = manifest.exit_chain(resolve("engines", engine).format, precision)
     assert manifest.exits is not None
     clips = clips_of(dataset, fold)
-    answers, skipped = _answers(bundle, cascade, clips, label_positions(manifest.task, dataset), progress)
-    if answers is None:
-        raise DataError(f"dataset {dataset.name!r}: none of {len(clips)} clips can be decoded; see 'data inspect'")
+    (answers,), skipped = exit_answers(manifest, [cascade], dataset, clips, progress)
     assert answers.n_clips is not None
     return ExitCurve(
         bundle=manifest.name,
@@ -111,39 +110,44 @@ def exit_curve(
     )
 
 
-def _answers(
-    bundle: Bundle,
-    cascade: Cascade,
+def exit_answers(
+    manifest: Manifest,
+    cascades: Sequence[Cascade],
+    dataset: Dataset,
     clips: Sequence[Clip],
-    position: Sequence[int],
     progress: Callable[[int, int], None] | None,
-) -> tuple[ExitAnswers | None, dict[str, str]]:
-    """What every stage says of every window (None where there is none), and why which clips were left out."""
-    manifest = bundle.manifest
+) -> tuple[list[ExitAnswers], dict[str, str]]:
+    """What every stage of each cascade says of every window of the clips, and why which clips were left out.
+
+    Raises:
+        ConfigError: labels that are not the bundle's. DataError: no clip can be decoded.
+    """
     assert manifest.exits is not None
-    n_labels = len(manifest.task.labels)
-    logits: list[Float32] = []
+    position, n_labels = label_positions(manifest.task, dataset), len(manifest.task.labels)
+    logits: list[list[Float32]] = [[] for _ in cascades]
     targets: list[int | list[int]] = []
     numbers: list[int] = []
     skipped: dict[str, str] = {}
     for number, clip in enumerate(clips):
         try:
-            windows = _windows(clip, bundle)
+            windows = _windows(clip, manifest)
         except AudioFileError as error:
             skipped[clip.id] = str(error)
             continue
-        logits.append(cascade.logits(windows))
+        for cascade, answered in zip(cascades, logits, strict=True):
+            answered.append(cascade.logits(windows))
         numbers += [number] * len(windows)
         given = [position[label] for label in clip.labels]
         target = given[0] if manifest.task.kind == "single_label" else np.bincount(given, minlength=n_labels).tolist()
         targets += [target] * len(windows)
         if progress is not None:
             progress(number + 1, len(clips))
-    if not logits:
-        return None, skipped
-    stacked = np.concatenate(logits, axis=1)
+    if not targets:
+        raise DataError(f"dataset {dataset.name!r}: none of {len(clips)} clips can be decoded; see 'data inspect'")
     macs, kind = manifest.exits.macs_per_stage, manifest.task.kind
-    return ExitAnswers(stacked, np.array(targets), macs, kind=kind, clips=np.array(numbers)), skipped
+    stacked = [np.concatenate(answered, axis=1) for answered in logits]
+    wanted, clip_of = np.array(targets), np.array(numbers)
+    return [ExitAnswers(answers, wanted, macs, kind=kind, clips=clip_of) for answers in stacked], skipped
 
 
 def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single_label: bool) -> tuple[CurvePoint, ...]:
@@ -165,9 +169,9 @@ def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single
     return tuple(sorted(points, key=lambda point: point.mean_macs))
 
 
-def _windows(clip: Clip, bundle: Bundle) -> Float32:
+def _windows(clip: Clip, manifest: Manifest) -> Float32:
     """`(n, frames, n_mels)` of a clip, as `Classifier` has them."""
-    frontend, window = bundle.manifest.frontend, bundle.manifest.window
+    frontend, window = manifest.frontend, manifest.window
     audio = decode_file(clip.path)
     clean = clean_chunk(audio.waveform, SourceStats())
     if audio.sample_rate != frontend.sample_rate:
