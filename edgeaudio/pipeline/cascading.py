@@ -35,7 +35,7 @@ from edgeaudio.compress.exit_calibration import calibrate_exits
 from edgeaudio.data.clips import Dataset
 from edgeaudio.errors import ConfigError
 from edgeaudio.pipeline.evaluation import clips_of
-from edgeaudio.pipeline.exit_curve import exit_answers
+from edgeaudio.pipeline.exit_curve import exit_answers, exit_logits
 from edgeaudio.runtime.cascade import Cascade
 from edgeaudio.runtime.engines.base import Float32
 from edgeaudio.runtime.stateful import StatefulRunner, stream_logits
@@ -122,10 +122,10 @@ def calibrated(
         Cascade(chain, bundle.payload, engine=engine_name(chain.stages[0].format), kind=manifest.task.kind)
         for chain in exits.chains
     ]
-    answers, skipped = exit_answers(manifest, cascades, dataset, clips, progress)
-    if skipped:
-        logger.warning("%d clips cannot be decoded and are left out: %s ...", len(skipped), sorted(skipped)[0])
-    found = [calibrate_exits(answer, max_drop) for answer in answers]
+    heard = exit_logits(manifest, cascades, dataset, clips, progress)
+    if heard.skipped:
+        logger.warning("%d clips cannot be decoded and are left out: %s", len(heard.skipped), sorted(heard.skipped)[:3])
+    found = [calibrate_exits(answers, max_drop) for answers in exit_answers(manifest, heard)]
     chains = [
         chain.model_copy(update={"thresholds": calibration.thresholds, "calibration": calibration})
         for chain, calibration in zip(exits.chains, found, strict=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
@@ -89,8 +91,8 @@ def exit_curve(
     cascade = Cascade.of_bundle(bundle, engine=engine, precision=precision, threads=threads)
     chain = manifest.exit_chain(resolve("engines", engine).format, precision)
     assert manifest.exits is not None
-    clips = clips_of(dataset, fold)
-    (answers,), skipped = exit_answers(manifest, [cascade], dataset, clips, progress)
+    found = exit_logits(manifest, [cascade], dataset, clips_of(dataset, fold), progress)
+    (answers,) = exit_answers(manifest, found)
     assert answers.n_clips is not None
     return ExitCurve(
         bundle=manifest.name,
@@ -106,23 +108,35 @@ def exit_curve(
         macs_per_window=manifest.cost.macs_per_window,
         calibration=chain.calibration,
         points=_points(answers, chain.thresholds, single_label=manifest.task.kind == "single_label"),
-        skipped=skipped,
+        skipped=found.skipped,
     )
 
 
-def exit_answers(
+class ExitLogits(NamedTuple):
+    """What all stages say of all windows of some clips.
+
+    logits: of each cascade `(n_exits, n, classes)`; targets `(n,)`, or `(n, classes)` for multi-label; clips `(n,)`:
+    the number of each window's clip. skipped: clip id -> why it could not be decoded.
+    """
+
+    logits: list[Float32]
+    targets: NDArray[np.int64]
+    clips: NDArray[np.int64]
+    skipped: dict[str, str]
+
+
+def exit_logits(
     manifest: Manifest,
     cascades: Sequence[Cascade],
     dataset: Dataset,
     clips: Sequence[Clip],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[list[ExitAnswers], dict[str, str]]:
-    """What every stage of each cascade says of every window of the clips, and why which clips were left out.
+    progress: Callable[[int, int], None] | None = None,
+) -> ExitLogits:
+    """Run all stages of cascades of one bundle over every window of the clips.
 
     Raises:
         ConfigError: labels that are not the bundle's. DataError: no clip can be decoded.
     """
-    assert manifest.exits is not None
     position, n_labels = label_positions(manifest.task, dataset), len(manifest.task.labels)
     logits: list[list[Float32]] = [[] for _ in cascades]
     targets: list[int | list[int]] = []
@@ -144,10 +158,15 @@ def exit_answers(
             progress(number + 1, len(clips))
     if not targets:
         raise DataError(f"dataset {dataset.name!r}: none of {len(clips)} clips can be decoded; see 'data inspect'")
-    macs, kind = manifest.exits.macs_per_stage, manifest.task.kind
     stacked = [np.concatenate(answered, axis=1) for answered in logits]
-    wanted, clip_of = np.array(targets), np.array(numbers)
-    return [ExitAnswers(answers, wanted, macs, kind=kind, clips=clip_of) for answers in stacked], skipped
+    return ExitLogits(stacked, np.array(targets), np.array(numbers), skipped)
+
+
+def exit_answers(manifest: Manifest, found: ExitLogits) -> list[ExitAnswers]:
+    """Of each cascade of a bundle, ready for replay."""
+    assert manifest.exits is not None
+    macs, kind = manifest.exits.macs_per_stage, manifest.task.kind
+    return [ExitAnswers(logits, found.targets, macs, kind=kind, clips=found.clips) for logits in found.logits]
 
 
 def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single_label: bool) -> tuple[CurvePoint, ...]:
