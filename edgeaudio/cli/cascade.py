@@ -56,7 +56,7 @@ def cascade(
     trust: RequiredTrust = None,
     as_json: Json = False,
 ) -> None:
-    """Join two students: the second hears what the first is not sure of.
+    """Join two students: where the first is unsure, ask the second.
 
     Writes both into one bundle, whose early exit is the end of the first. Both must hear the same
     windows and give the same labels. Without --exits the bundle runs as THEN alone. With --data each

@@ -20,6 +20,7 @@ from edgeaudio.bundle import (
     ExitChain,
     Exits,
     Golden,
+    Link,
     Manifest,
     StageArtefact,
     Stateful,
@@ -230,11 +231,11 @@ def _lineage(first: Bundle, then: Bundle) -> CascadeLineage:
 
 
 def _payloads(first: Bundle, then: Bundle, manifest: Manifest) -> dict[str, bytes]:
-    """Entry path -> bytes: what `then` has under that path, and what `first` has for the stages that are its own."""
-    whole = {file.sha256: first.payload(file) for file in first.manifest.model_files}
-    kept = {file.path: then.payload(file) for file in then.manifest.model_files}
-    own = {file.path: file.sha256 for file in manifest.model_files if file.path not in kept}
-    return {path: whole[own[path]] if path in own else kept[path] for path in manifest.paths}
+    """Entry path -> bytes: `first`'s files are stages now, `then`'s lie where they lay."""
+    by_digest = {file.sha256: first.payload(file) for file in first.manifest.model_files}
+    stages = [file for file in manifest.model_files if isinstance(file, Link) and file.stage == 0]
+    own = {file.path: by_digest[file.sha256] for file in stages}
+    return {path: own[path] if path in own else then.entries[path] for path in manifest.paths}
 
 
 def _golden(first: Bundle, then: Bundle, exits: Exits, stateful: Stateful | None) -> Golden:

@@ -144,7 +144,7 @@ def exit_logits(
     skipped: dict[str, str] = {}
     for number, clip in enumerate(clips):
         try:
-            windows = _windows(clip, manifest)
+            windows = clip_windows(clip, manifest)
         except AudioFileError as error:
             skipped[clip.id] = str(error)
             continue
@@ -188,7 +188,7 @@ def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single
     return tuple(sorted(points, key=lambda point: point.mean_macs))
 
 
-def _windows(clip: Clip, manifest: Manifest) -> Float32:
+def clip_windows(clip: Clip, manifest: Manifest) -> Float32:
     """`(n, frames, n_mels)` of a clip, as `Classifier` has them."""
     frontend, window = manifest.frontend, manifest.window
     audio = decode_file(clip.path)
