@@ -106,14 +106,16 @@ def calibrated(
     dataset: Dataset,
     folds: Sequence[int],
     max_drop: float,
+    standard_errors: float = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> bytes:
     """The bytes of a cascade with thresholds for each chain, the cheapest that lose at most `max_drop` of the clips.
 
     Args:
         dataset: clips that neither student was trained on. folds: of the dataset; none is all clips.
+        standard_errors: see `calibrate_exits`.
     Raises:
-        ConfigError: no exits, labels that are not the bundle's, or `max_drop` outside [0, 1).
+        ConfigError: no exits, labels that are not the bundle's, or a bound outside its range.
         DataError: no clip in a fold, none that can be decoded, or clips of one class.
         UnsupportedError: no engine here runs a chain.
     """
@@ -126,7 +128,9 @@ def calibrated(
     heard = exit_logits(manifest, cascades, dataset, clips, progress)
     if heard.skipped:
         logger.warning("%d clips cannot be decoded and are left out: %s", len(heard.skipped), sorted(heard.skipped)[:3])
-    found = [calibrate_exits(answers, max_drop) for answers in exit_answers(manifest, heard)]
+    found = [
+        calibrate_exits(answers, max_drop, standard_errors=standard_errors) for answers in exit_answers(manifest, heard)
+    ]
     chains = [
         chain.model_copy(update={"thresholds": calibration.thresholds, "calibration": calibration})
         for chain, calibration in zip(exits.chains, found, strict=True)
