@@ -261,8 +261,8 @@ def sweep_rows(chain: str, answers: ExitAnswers, macs_of_then: int) -> list[str]
 def section(bound: Bound) -> list[str]:
     """One bound: all folds of all chains, the verdicts, and the latency."""
     lines = [
-        f"## On the other folds: at most {bound.max_drop:.2%} of clips lost, {bound.standard_errors:g} standard errors "
-        "to spare",
+        f"## Bound: {bound.max_drop:.2%} of the other folds' clips, "
+        f"standard errors to spare: {bound.standard_errors:g}",
         "",
         "| chain | fold | threshold | first | then | cascade | stop at first | go on | MACs | bytes | lost : won | p |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
