@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio.bench.board import BoardSample
-from edgeaudio.bench.metrics import METRICS
+from edgeaudio.bench.metrics import METRICS, own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.report.page import Panel
 from edgeaudio.report.svg import INK, MUTED, SERIES, SURFACE, figure_svg, new_figure, plot_style
@@ -173,6 +173,8 @@ def pareto_panels(results: Sequence[BenchResult]) -> list[Panel]:
             "Filled and named: no other file of that run is as good in accuracy, latency and bytes and better in one. "
             f"Areas grow with bytes, up to {largest / 1024:.0f} KiB. Bars are 95 % Wilson intervals of accuracy."
         )
+        if any(own_hop_ms(item, result) is not None for result, items in runs for item in items):
+            caption += " Some answer more often than others, and do less each time."
         return [Panel(figure_svg(figure, name="pareto", description=label), caption)]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeaudio.bench.metrics import own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, Percentile, StageName
 from edgeaudio.report.page import Panel
 from edgeaudio.report.svg import INK, SERIES, figure_svg, new_figure, plot_style
@@ -45,7 +46,7 @@ class LatencyRow:
 def latency_rows(bench: BenchResult) -> tuple[LatencyRow, ...]:
     """All artefacts of the run; stage bars share one scale."""
     widest_us = max((_split_sum(item) for item in bench.artefacts), default=0.0)
-    return tuple(_latency_row(item, widest_us) for item in bench.artefacts)
+    return tuple(_latency_row(item, bench, widest_us) for item in bench.artefacts)
 
 
 def _medians(item: ArtefactResult) -> list[tuple[StageName, float]]:
@@ -61,13 +62,15 @@ def _split_sum(item: ArtefactResult) -> float:
     return sum(value for _, value in _medians(item))
 
 
-def _latency_row(item: ArtefactResult, widest_us: float) -> LatencyRow:
+def _latency_row(item: ArtefactResult, bench: BenchResult, widest_us: float) -> LatencyRow:
     total = item.stage("total")
     summary = total.summary if total else None
     bounds = summary.p50_interval_us if summary else None
+    engine = " ".join(item.engine_info.get(key, "") for key in ("library", "version")).strip() or item.engine
+    hop_ms = own_hop_ms(item, bench)
     return LatencyRow(
         artefact=item.artefact,
-        engine=" ".join(item.engine_info.get(key, "") for key in ("library", "version")).strip() or item.engine,
+        engine=engine if hop_ms is None else f"{engine}, every {hop_ms:g} ms",
         size=kib(item.size_bytes),
         p50=milliseconds(summary.p50.value_us) if summary else "–",
         interval=f"{ms_digits(bounds[0])} – {ms_digits(bounds[1])}" if bounds else "–",
