@@ -20,7 +20,7 @@ _INTERPRETER = (
 #: What edgeaudio needs on every device, and what that needs; a unit test holds it against the installed metadata.
 _EVERYWHERE = (
     "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "rich", "markdown-it-py",
-    "mdurl", "Pygments", "safetensors", "soundfile", "typer", "annotated-doc", "click", "shellingham",
+    "mdurl", "Pygments", "safetensors", "soundfile", "typer", "annotated-doc", "shellingham",
 )
 _WHEELS_64 = (
     *_EVERYWHERE, "numpy", "soxr", "psutil", "PyYAML", "cffi", "pycparser", "onnxruntime", "ai-edge-litert",

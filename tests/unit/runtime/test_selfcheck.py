@@ -131,11 +131,9 @@ def test_tolerances_are_as_documented() -> None:
     by_name = {artefact.name: artefact for artefact in bundle.manifest.artefacts}
     assert logit_tolerance(by_name["onnx-fp32"], golden) == LOGIT_TOLERANCE_FP32
     assert logit_tolerance(by_name["tflite-int8"], golden) == pytest.approx(2 * tiny.OUTPUT_SCALE, rel=1e-3)
-    wide = np.array([[-50.0, 50.0, 0.0]], np.float32)
-    assert logit_tolerance(by_name["tflite-int8"], wide) == pytest.approx(2 * tiny.OUTPUT_SCALE, rel=1e-3)
-    assert logit_tolerance(by_name["tflite-int8"], wide, "tflite-runtime") == pytest.approx(5.0)
-    assert logit_tolerance(by_name["tflite-int8"], golden / 9, "tflite-runtime") > 2 * tiny.OUTPUT_SCALE
-    assert logit_tolerance(by_name["tflite-fp32"], wide, "tflite-runtime") == LOGIT_TOLERANCE_FP32
+    wider = logit_tolerance(by_name["tflite-int8"], golden, "tflite-runtime")
+    assert wider == pytest.approx(6 * tiny.OUTPUT_SCALE, rel=1e-3)
+    assert logit_tolerance(by_name["tflite-fp32"], golden, "tflite-runtime") == LOGIT_TOLERANCE_FP32
     bare = by_name["onnx-int8"].outputs[0].model_copy(update={"scale": None})
     no_scale = by_name["onnx-int8"].model_copy(update={"outputs": (bare,)})
     assert logit_tolerance(no_scale, golden) == pytest.approx(0.5)
