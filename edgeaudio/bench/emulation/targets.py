@@ -25,6 +25,7 @@ _EVERYWHERE = (
 _WHEELS_64 = (
     *_EVERYWHERE, "numpy", "soxr", "psutil", "PyYAML", "cffi", "pycparser", "onnxruntime", "ai-edge-litert",
     "flatbuffers", "protobuf", "packaging", "tqdm", "backports.strenum",
+    "ml_dtypes",
 )
 # No wheels of these for 32 bits: Debian's. libsndfile comes in soundfile's wheels for 64 bits only.
 _DEBIAN_32 = (
