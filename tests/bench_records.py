@@ -167,14 +167,9 @@ def board(*samples: BoardSample, **changes: Any) -> BoardRecord:
 
 
 def environment(device: str = "pi4", **changes: Any) -> Environment:
-    """The machine of `board()`."""
+    """The process that measured."""
     fields: dict[str, Any] = {
-        "device": device, "board": "Raspberry Pi 4 Model B Rev 1.4", "cpu_model": "Cortex-A72",
-        "cpu_flags": ("asimd", "crc32", "fp"), "architecture": "aarch64", "cores_logical": 4, "cores_physical": 4,
-        "affinity": (0, 1, 2, 3), "virtualised": False, "memory_bytes": 4 * 2**30, "os": "Linux-6.6.31-aarch64",
-        "kernel": "6.6.31", "governor": "ondemand", "frequency_mhz": 1800.0, "frequency_max_mhz": 1800.0,
-        "temperature_c_before": 47.0, "temperature_c_after": 61.0, "load_average_1min_before": 0.2,
-        "load_average_1min_after": 0.9, "python": "CPython 3.11.2",
+        "device": device, "affinity": (0, 1, 2, 3), "nice": 0, "python": "CPython 3.11.2",
         "packages": {"edgeaudio": "0.1.0", "numpy": "2.4.6", "onnxruntime": "1.31.1"},
     }  # fmt: skip
     return Environment(**(fields | changes))
@@ -233,7 +228,7 @@ def estimated(cpu: str = "cortex-a72", **changes: Any) -> BenchResult:
         energy=None, estimate=estimate,
     )  # fmt: skip
     fields: dict[str, Any] = {
-        "kind": "estimated", "run_id": "20261121T130000Z-4567cdef", "environment": environment("a72", board=None),
+        "kind": "estimated", "run_id": "20261121T130000Z-4567cdef", "environment": environment("a72"),
         "board": None, "not_run": (), "ratios": (),
     }  # fmt: skip
     return result(item, **(fields | changes))

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from edgeaudio.bench.board import BoardRecord
+from edgeaudio.bench.board import Board, BoardRecord
 from edgeaudio.errors import ConfigError
 from edgeaudio.frontend.choice import FrontendChoice
 from edgeaudio.spec import Spec
@@ -44,6 +44,7 @@ class BenchOptions(Spec):
     idle_s: float = Field(0, ge=0, le=3600, description="power of the idle board, before anything is timed")
     affinity: tuple[int, ...] = Field((), description="cores to run on; empty: where the system puts it")
     nice: int | None = Field(None, ge=-20, le=19, description="priority; None: as found")
+    set_performance: bool = Field(False, description="hold the governors at performance, and restore them afterwards")
     forms: tuple[Form, ...] = Field((), description="of the bundle's artefacts only these; empty: all that it has")
 
 
@@ -317,28 +318,11 @@ class NotRun(Spec):
 
 
 class Environment(Spec):
-    """The machine and its state. A quantity that this system does not tell is None."""
+    """The process that measured; the machine and its state are in `BenchResult.board`."""
 
-    device: str
-    board: str | None = Field(None, description="from the device tree, such as Raspberry Pi 4 Model B")
-    cpu_model: str
-    cpu_flags: tuple[str, ...]
-    architecture: str
-    cores_logical: int
-    cores_physical: int | None
-    affinity: tuple[int, ...] | None
-    nice: int | None = None
-    virtualised: bool | None
-    memory_bytes: int
-    os: str
-    kernel: str
-    governor: str | None
-    frequency_mhz: float | None
-    frequency_max_mhz: float | None
-    temperature_c_before: float | None
-    temperature_c_after: float | None
-    load_average_1min_before: float
-    load_average_1min_after: float
+    device: str = Field(description="its name in devices.yaml, or local")
+    affinity: tuple[int, ...] | None = Field(None, description="cores that it may run on; None: the system has no such")
+    nice: int | None = Field(None, description="its priority, from -20 (first) to 19")
     python: str
     packages: dict[str, str]
 
@@ -372,6 +356,11 @@ class BenchResult(Spec):
     artefacts: tuple[ArtefactResult, ...]
     not_run: tuple[NotRun, ...] = ()
     ratios: tuple[Ratio, ...] = ()
+
+    @property
+    def known_board(self) -> BoardRecord:
+        """`board`, or an unknown one where none was watched."""
+        return self.board or BoardRecord(board=Board())
 
     @property
     def verdict(self) -> Verdict:

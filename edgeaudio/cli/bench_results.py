@@ -175,7 +175,7 @@ def report(
     ] = None,
     allow_invalid: AllowInvalid = False,
 ) -> None:
-    """Write a page about one or many runs: latencies, timelines, verdicts.
+    """Write a page, a table or a CSV file about one run or many.
 
     The page holds everything it shows: it can be mailed, printed and kept.
     """

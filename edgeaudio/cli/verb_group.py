@@ -8,6 +8,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from edgeaudio.cli.groups import write_sections
 from edgeaudio.errors import ConfigError
 
 
@@ -30,6 +31,11 @@ class VerbGroup(TyperGroup):
         if near and not os.path.lexists(word):
             raise ConfigError(f"{info_name}: {word!r} is neither a file nor a command. Did you mean {near[0]!r}?")
         return super().make_context(info_name, args, parent=parent, **extra)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The options of the verb under their headings, then the other verbs."""
+        write_sections(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Without the word COMMAND: the page of the verb lists the others."""

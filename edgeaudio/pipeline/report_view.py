@@ -224,19 +224,21 @@ def environment_rows(data: ReportData) -> tuple[tuple[str, str], ...]:
     rows = [(str(key), str(value)) for key, value in data.environment.items()]
     if data.bench is None:
         return tuple(rows)
-    machine = data.bench.environment
-    frequency = f", {machine.frequency_mhz:.0f} MHz" if machine.frequency_mhz else ""
+    process, record = data.bench.environment, data.bench.known_board
+    board, state = record.board, record.samples[0] if record.samples else None
+    clocks_mhz = sorted(set(state.frequencies_mhz)) if state else []
+    governors = sorted(set(state.governors)) if state else []
     known = [
-        ("device", machine.device + (f" ({machine.board})" if machine.board else "")),
-        ("CPU", f"{machine.cpu_model} ({machine.architecture}{frequency})"),
-        ("cores", f"{machine.cores_logical}, benchmark threads {data.bench.threads}"),
-        ("virtual machine", {True: "yes", False: "no", None: "unknown"}[machine.virtualised]),
-        ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
-        ("system", f"{machine.os}, kernel {machine.kernel}"),
-        ("governor", machine.governor or "not told by this system"),
-        ("load average", f"{machine.load_average_1min_before:.2f} before, {machine.load_average_1min_after:.2f} after"),
-        ("Python", machine.python),
-        ("packages", ", ".join(f"{name} {version}" for name, version in machine.packages.items())),
+        ("device", process.device + (f" ({board.model})" if board.model else "")),
+        ("CPU", f"{board.cpu_model} ({', '.join([board.architecture, *(f'{mhz:.0f} MHz' for mhz in clocks_mhz)])})"),
+        ("cores", f"{board.cores_logical or 'unknown'}, benchmark threads {data.bench.threads}"),
+        ("virtual machine", {True: "yes", False: "no", None: "unknown"}[board.virtualised]),
+        ("memory", f"{board.memory_bytes / 2**30:.1f} GiB" if board.memory_bytes else "unknown"),
+        ("system", f"{board.os}, kernel {board.kernel}"),
+        ("governor", ", ".join(governors) or "not told by this system"),
+        ("load average", record.load_text()),
+        ("Python", process.python),
+        ("packages", ", ".join(f"{name} {version}" for name, version in process.packages.items())),
         ("garbage collector", data.bench.gc_note),
     ]
     return tuple(rows + known)

@@ -119,7 +119,7 @@ def check_bundle(
         for name in fitting:
             items += _check_chain(bundle, chain, name)
         if not fitting:
-            items.append(_no_engine(f"stages of {chain.name}", format, names))
+            items.append(_no_engine(chain_subject(chain), format, names))
     stateful = bundle.manifest.stateful
     for stepped in stateful.artefacts if stateful else ():
         able = {name: engine for name, engine in classes.items() if engine.format == stepped.format}
@@ -133,8 +133,18 @@ def check_bundle(
         for name in fitting:
             items += _check_stateful_chain(bundle, stepped_chain, name)
         if not fitting:
-            items.append(_no_engine(f"stateful stages of {stepped_chain.name}", format, names))
+            items.append(_no_engine(chain_subject(stepped_chain), format, names))
     return CheckReport(bundle.manifest.name, bundle.sha256, tuple(items))
+
+
+def chain_subject(chain: ExitChain | StatefulChain) -> str:
+    """What a chain is called where none of its stages could be replayed."""
+    return f"{'stateful ' if isinstance(chain, StatefulChain) else ''}stages of {chain.name}"
+
+
+def streamed_subject(artefact: StatefulArtefact) -> str:
+    """What the second replay of a stateful artefact is called; the first has its name."""
+    return f"{artefact.name}, streamed against windows,"
 
 
 def _no_engine(subject: str, format: str, names: list[str]) -> CheckItem:
@@ -169,9 +179,9 @@ def _check_chain(bundle: Bundle, chain: ExitChain, name: str) -> list[CheckItem]
         cascade = Cascade.of_bundle(bundle, engine=name, precision=chain.stages[0].precision)
         logits = cascade.logits(bundle.golden.log_mel)
     except UnsupportedError as error:
-        return [CheckItem(f"stages of {chain.name}", name, "not run", reason=str(error))]
+        return [CheckItem(chain_subject(chain), name, "not run", reason=str(error))]
     except VerificationError as error:
-        return [CheckItem(f"stages of {chain.name}", name, "failed", reason=str(error))]
+        return [CheckItem(chain_subject(chain), name, "failed", reason=str(error))]
     golden = bundle.golden.logits
     return [_compare(stage, name, logits[stage.stage], golden[stage.name]) for stage in chain.stages]
 
@@ -203,9 +213,9 @@ def _check_stateful_chain(bundle: Bundle, chain: StatefulChain, name: str) -> li
         logits = np.concatenate([chain_logits(runner, stateful, log_mel) for log_mel in golden.log_mel], axis=1)
         pairs = chain_both_ways(bundle, chain, name, proof_stream(bundle))
     except UnsupportedError as error:
-        return [CheckItem(f"stateful stages of {chain.name}", name, "not run", reason=str(error))]
+        return [CheckItem(chain_subject(chain), name, "not run", reason=str(error))]
     except VerificationError as error:
-        return [CheckItem(f"stateful stages of {chain.name}", name, "failed", reason=str(error))]
+        return [CheckItem(chain_subject(chain), name, "failed", reason=str(error))]
     items = []
     for stage, answers, pair in zip(chain.stages, logits, pairs, strict=True):
         items.append(_compare(stage, name, answers, golden.logits[stage.name]))
@@ -215,7 +225,7 @@ def _check_stateful_chain(bundle: Bundle, chain: StatefulChain, name: str) -> li
 
 def _streamed(artefact: StatefulArtefact, name: str, streamed: Float32, windowed: Float32) -> CheckItem:
     item = _compare(artefact, name, streamed, windowed, gate=stream_tolerance(artefact, windowed))
-    return replace(item, subject=f"{artefact.name}, streamed against windows,")
+    return replace(item, subject=streamed_subject(artefact))
 
 
 def _compare(

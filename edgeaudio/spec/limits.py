@@ -5,6 +5,8 @@ from __future__ import annotations
 from edgeaudio.errors import LimitError
 
 BUNDLE_BYTES = 64 * 2**20
+MODEL_FILE_BYTES = 512 * 2**20
+CLIPS_FILE_BYTES = 256 * 2**20
 MANIFEST_BYTES = 256 * 2**10
 RECIPE_BYTES = 256 * 2**10
 BUNDLE_ENTRIES = 64
@@ -19,6 +21,9 @@ JSON_DEPTH = 16
 WINDOW_FRAMES = 10_000
 STATE_BYTES = 16 * 2**20
 N_MELS = 256
+DEVICES_FILE_BYTES = 64 * 2**10
+REPLY_LINE_BYTES = 64 * 2**20
+REPLY_BYTES = 256 * 2**20
 N_FFT = 16_384
 
 
