@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeaudio.bench.metrics import own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, Percentile, StageName
 from edgeaudio.report.page import Panel
-from edgeaudio.report.svg import INK, SERIES, figure_svg, new_figure, plot_style
+from edgeaudio.report.svg import INK, SERIES, figure_svg, new_figure, plain_log_ticks, plot_style
 from edgeaudio.report.words import kib, milliseconds, ms_digits, plain
 
 _PANEL_IN = (4.6, 3.0)
@@ -126,8 +126,6 @@ def _samples_ms(item: ArtefactResult, name: StageName) -> NDArray[np.float64]:
 
 
 def _draw_latency(axes: Any, item: ArtefactResult, bins: NDArray[np.float64]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     for name in _STAGES:
         samples = _samples_ms(item, name)
         if len(samples):
@@ -137,9 +135,7 @@ def _draw_latency(axes: Any, item: ArtefactResult, bins: NDArray[np.float64]) ->
     axes.stairs(counts, bins, color=INK, linewidth=1.3, label="whole hop")
     axes.set_xscale("log")
     axes.set_xlim(bins[0], bins[-1])
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.xaxis, bins[-1] / bins[0])
     _mark_percentiles(axes, item)
     axes.grid(False, axis="x")
     axes.set_title(plain(item.artefact, 40))
