@@ -190,11 +190,18 @@ def _smallest(data: ReportData) -> ModelResult | None:
 
 def _fastest(bench: BenchResult | None) -> tuple[float, ArtefactResult] | None:
     timed = []
-    for item in bench.artefacts if bench else ():
+    for item in _at_the_hop(bench):
         total = item.stage("total")
         if total and total.summary and total.summary.p50.value_us is not None and item.verdict.level != "invalid":
             timed.append((total.summary.p50.value_us, item))
     return min(timed, key=lambda pair: pair[0], default=None)
+
+
+def _at_the_hop(bench: BenchResult | None) -> list[ArtefactResult]:
+    """The bundle's artefacts that answer once per hop of its windows: only those compare in time per hop."""
+    if bench is None:
+        return []
+    return [item for item in bench.artefacts if item.form != "foreign" and item.hop_ms in (None, bench.hop_ms)]
 
 
 @dataclass(frozen=True)
@@ -281,7 +288,7 @@ class LatencyRow:
 def latency_rows(bench: BenchResult) -> tuple[LatencyRow, ...]:
     """All artefacts of the run; stage bars share one scale."""
     widest_us = max((_split_sum(item) for item in bench.artefacts), default=0.0)
-    return tuple(_latency_row(item, widest_us) for item in bench.artefacts)
+    return tuple(_latency_row(item, bench.hop_ms, widest_us) for item in bench.artefacts)
 
 
 def _medians(item: ArtefactResult) -> list[tuple[StageName, float]]:
@@ -297,13 +304,14 @@ def _split_sum(item: ArtefactResult) -> float:
     return sum(value for _, value in _medians(item))
 
 
-def _latency_row(item: ArtefactResult, widest_us: float) -> LatencyRow:
+def _latency_row(item: ArtefactResult, hop_ms: float, widest_us: float) -> LatencyRow:
     total = item.stage("total")
     summary = total.summary if total else None
     bounds = summary.p50_interval_us if summary else None
+    engine = " ".join(item.engine_info.get(key, "") for key in ("library", "version")).strip() or item.engine
     return LatencyRow(
         artefact=item.artefact,
-        engine=" ".join(item.engine_info.get(key, "") for key in ("library", "version")).strip() or item.engine,
+        engine=engine if item.hop_ms in (None, hop_ms) else f"{engine}, every {item.hop_ms:g} ms",
         size=kib(item.size_bytes),
         p50=milliseconds(summary.p50.value_us) if summary else "–",
         interval=f"{_ms_digits(bounds[0])} – {_ms_digits(bounds[1])}" if bounds else "–",
@@ -311,7 +319,7 @@ def _latency_row(item: ArtefactResult, widest_us: float) -> LatencyRow:
         p99=_percentile(summary.p99) if summary else "–",
         longest=milliseconds(summary.max_us) if summary else "–",
         rtf=f"{item.rtf_p50:.4f}" if item.rtf_p50 is not None else "–",
-        load=f"{item.load_ms:.0f} ms",
+        load=f"{item.load_ms:.0f} ms" if item.load_ms is not None else "–",
         verdict=item.verdict.level,
         reasons=tuple(reason.message for reason in item.verdict.reasons),
         split=tuple(
