@@ -14,6 +14,7 @@ from edgeaudio.bench.schema import (
     AccuracyCheck,
     BenchOptions,
     ColdStart,
+    Energy,
     LoadState,
     Paced,
     ParityCheck,
@@ -45,6 +46,7 @@ class Candidate:
     paced: Paced | None = None
     cold_start: ColdStart | None = None
     sound_to_event: SoundToEvent | None = None
+    energy: Energy | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +77,7 @@ def load_candidate(
     start = time.perf_counter_ns()
     loaded = subject.load(options, threads, input_rate_hz)
     ready = time.perf_counter_ns()
-    loaded.first()
+    loaded.infer()
     candidate.load_ms = (ready - start) / 1e6
     candidate.first_inference_ms = (time.perf_counter_ns() - ready) / 1e6
     candidate.loaded = loaded

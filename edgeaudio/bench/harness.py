@@ -60,7 +60,7 @@ def bench_bundle(
             in `not_run`; foreign files too.
         engine: what runs them; "all" are then those of its format. None is the first engine of each format.
         foreign: baselines; the first is what ratios are of. clips: answered by a host; None: no check of accuracy.
-        on_progress: told where it is, never while anything is timed. board: opened while it runs.
+        on_progress: told where it is, never while anything is timed. board: watches meanwhile; None: nobody does.
     Raises:
         ConfigError: the bundle has no artefact of that name or for that engine, or a name comes twice.
         UnsupportedError: a named artefact, or all of them, cannot run here; or what an option asks for.

@@ -54,6 +54,7 @@ def artefact_result(candidate: Candidate, hop_ms: float) -> ArtefactResult:
         paced=candidate.paced,
         cold_start=candidate.cold_start,
         sound_to_event=candidate.sound_to_event,
+        energy=candidate.energy,
         verdict=Verdict.of(()),
     )
 

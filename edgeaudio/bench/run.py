@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from edgeaudio.bench.paced import run_paced
 from edgeaudio.bench.ratios import ratios
 from edgeaudio.bench.record import artefact_result
 from edgeaudio.bench.rounds import garbage_collector, measure_overhead, run_rounds
-from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult, NotRun
+from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult, Energy, NotRun
 from edgeaudio.bench.subjects import BundleSubject, Subject
 from edgeaudio.bench.verdict import judge
 from edgeaudio.bundle import Bundle
@@ -59,9 +57,42 @@ class BoardWatch(Protocol):
     ) -> None:
         """End."""
 
-    def record(self) -> BoardRecord:
+    def rest(self, seconds: float) -> None:
+        """Do nothing for so long, to learn what that takes."""
+
+    def timing(self) -> None:
+        """What comes now is timed."""
+
+    def energy(self, work: Callable[[], object], seconds: float) -> Energy:
+        """Of one call of `work`, repeated for so long; or why it cannot be told."""
+        ...
+
+    def record(self) -> BoardRecord | None:
         """What it has seen."""
         ...
+
+
+class Unwatched:
+    """A `BoardWatch` that looks at nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `BoardWatch`."""
+
+    def rest(self, seconds: float) -> None:
+        """See `BoardWatch.rest`."""
+
+    def timing(self) -> None:
+        """See `BoardWatch.timing`."""
+
+    def energy(self, work: Callable[[], object], seconds: float) -> Energy:
+        """See `BoardWatch.energy`."""
+        return Energy(reason="the board was not watched")
+
+    def record(self) -> None:
+        """See `BoardWatch.record`."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +115,19 @@ class Run:
     def result(
         self, subjects: Sequence[Subject], device: str, run_id: str, *, skip: bool, board: BoardWatch | None
     ) -> BenchResult:
+        """All of it."""
         bundle, options, manifest = self.bundle, self.options, self.bundle.manifest
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         before, incomplete = MachineState.now(), None
-        with board or contextlib.nullcontext():
-            time.sleep(options.idle_s)
-            candidates, not_run = self.load(subjects, skip=skip)
-            timed = [candidate for candidate in candidates if candidate.loaded is not None]
+        candidates, not_run = self.load(subjects, skip=skip)
+        timed = [candidate for candidate in candidates if candidate.loaded is not None]
+        with board or Unwatched() as watch:
+            watch.rest(options.idle_s)
             with garbage_collector(enabled=options.gc_enabled):
                 overhead = measure_overhead(bundle, self.input_rate_hz)
+            watch.timing()
             try:
-                self.measure(timed)
+                self.measure(timed, watch)
             except KeyboardInterrupt:
                 incomplete = "broken off by Ctrl-C"
         result = BenchResult(
@@ -115,7 +148,7 @@ class Run:
             overhead=overhead,
             peak_rss_bytes=peak_rss_bytes(),
             environment=describe_environment(device, before, MachineState.now()),
-            board=board.record() if board is not None else None,
+            board=watch.record(),
             artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate)) for candidate in candidates),
             not_run=tuple(not_run),
             ratios=ratios(timed),
@@ -144,7 +177,9 @@ class Run:
                 not_run.append(NotRun(artefact=subject.name, reason=str(error)))
                 continue
             candidates.append(candidate)
-            self.prove(candidate)
+            if self.clips is not None:
+                self.tell("check", subject.name, number, len(subjects))
+                self.prove(candidate, self.clips)
             if candidate.loaded is not None:
                 warm_up(candidate, bundle, options)
         if not candidates:
@@ -152,22 +187,25 @@ class Run:
         self.tell("warm-up", None, len(subjects), len(subjects))
         return candidates, not_run
 
-    def prove(self, candidate: Candidate) -> None:
+    def prove(self, candidate: Candidate, clips: AccuracyClips) -> None:
         """Hold its answers to clips against the host's; whose are others is not timed."""
-        if self.clips is None or candidate.loaded is None or candidate.loaded.classifier is None:
+        if candidate.loaded is None or candidate.loaded.classifier is None:
             return
-        candidate.accuracy = self.clips.check(candidate.subject, candidate.loaded.classifier)
+        candidate.accuracy = clips.check(candidate.subject, candidate.loaded.classifier)
         if not candidate.accuracy.passed:
             logger.warning("%s is not timed: %s", candidate.name, candidate.accuracy.detail)
             candidate.loaded = candidate.timer = candidate.audio = None
 
-    def measure(self, timed: Sequence[Candidate]) -> None:
+    def measure(self, timed: Sequence[Candidate], watch: BoardWatch) -> None:
         """Everything that is about time, the runs that were asked for last."""
         options, sample_rate = self.options, self.bundle.manifest.frontend.sample_rate
         with garbage_collector(enabled=options.gc_enabled):
             run_rounds(timed, options, self.tell)
             if options.paced_s:
                 run_paced(timed, options.paced_s, sample_rate, self.tell)
+            for candidate in timed:
+                assert candidate.loaded is not None
+                candidate.energy = watch.energy(candidate.loaded.infer, options.idle_s)
         if options.cold_starts:
             run_cold_starts(timed, self.bundle, options, self.threads, self.tell)
         if options.marked_sounds:
