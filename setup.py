@@ -4,6 +4,7 @@ Where it cannot be compiled (no compiler, no Python headers) the installation go
 log-mel with numpy, and `edgeaudio doctor` says so.
 """
 
+import runpy
 import sysconfig
 
 from setuptools import Extension, setup
@@ -11,13 +12,8 @@ from setuptools.command.build_ext import build_ext
 
 FOLDER = "edgeaudio/frontend/native"
 # One build for every CPython from 3.11 on. A free-threaded one has no limited API: there this fails and numpy serves.
+FLAGS = runpy.run_path(f"{FOLDER}/flags.py")
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
-
-FLAGS = {
-    # The order of sums is part of the promise (ea_logmel.h): no fused multiply-add, whatever the environment asks for.
-    "unix": ["-std=c99", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"],
-    "msvc": ["/std:c11", "/O2", "/fp:precise"],
-}
 
 
 class BuildNative(build_ext):
@@ -25,7 +21,7 @@ class BuildNative(build_ext):
 
     def build_extensions(self) -> None:
         for extension in self.extensions:
-            extension.extra_compile_args = FLAGS.get(self.compiler.compiler_type, [])
+            extension.extra_compile_args = FLAGS["COMPILER_FLAGS"].get(self.compiler.compiler_type, [])
         super().build_extensions()
 
 
@@ -33,10 +29,10 @@ setup(
     ext_modules=[
         Extension(
             "edgeaudio.frontend.native._logmel",
-            sources=[f"{FOLDER}/_logmel.c", f"{FOLDER}/ea_logmel.c"],
+            sources=[f"{FOLDER}/{name}" for name in FLAGS["SOURCES"]],
             depends=[f"{FOLDER}/ea_logmel.h"],
             include_dirs=[FOLDER],
-            define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
+            define_macros=[FLAGS["LIMITED_API"]] if LIMITED_API else [],
             py_limited_api=LIMITED_API,
             optional=True,
         )

@@ -35,9 +35,10 @@ from typing import Any
 import numpy as np
 
 from edgeaudio.bench.candidate import Candidate, load_candidate, warm_up
-from edgeaudio.bench.environment import cpu_description, package_versions
+from edgeaudio.bench.environment import package_versions
 from edgeaudio.bench.foreign import ForeignModel, open_foreign
 from edgeaudio.bench.foreign_subject import ForeignSubject
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bench.rounds import garbage_collector, run_turn
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.bench.stats import ratio_interval

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
-from edgeaudio.bench.environment import cpu_description
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.errors import ConfigError
 from edgeaudio.runtime.classifier import Classifier

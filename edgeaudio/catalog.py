@@ -33,7 +33,9 @@ ENGINES: dict[str, str] = {
     "tensorrt-reference": "edgeaudio.runtime.engines.onnx_engine:TensorRTReference",
 }
 DEVICES: dict[str, str] = {
-    "local": "edgeaudio.bench.local:LocalDevice",
+    "local": "edgeaudio.bench.devices.local:open_local",
+    "ssh": "edgeaudio.bench.devices.ssh:open_ssh",
+    "fake": "edgeaudio.bench.devices.fake:open_fake",
 }
 
 TABLES: dict[str, dict[str, str]] = {

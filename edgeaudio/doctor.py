@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgeaudio import __version__
-from edgeaudio.bench.environment import cpu_description
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.catalog import ENGINES
 from edgeaudio.errors import UnsupportedError
 from edgeaudio.frontend.native.stream import HOW_TO_BUILD, compiler, why_not_built

@@ -78,6 +78,12 @@ class BenchInvalidError(EdgeAudioError):
     exit_code = 4
 
 
+class DeviceError(EdgeAudioError):
+    """A device cannot be reached, was lost, or answers what is no answer."""
+
+    exit_code = 5
+
+
 class UnsupportedError(EdgeAudioError):
     """This machine lacks the engine, library or operator that was asked for."""
 

@@ -152,6 +152,10 @@ class AccuracyClips:
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
+        """To a file of its own."""
+        atomic_write(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
         """One `.npz`, without pickles."""
         buffer = io.BytesIO()
         lengths = np.array([len(waveform) for waveform in self.waveforms], np.int64)
@@ -166,7 +170,7 @@ class AccuracyClips:
             classes=np.array([answer.classes for answer in self.answers.values()], np.int64),
             margins=np.array([answer.margins for answer in self.answers.values()], np.float32),
         )
-        atomic_write(path, buffer.getvalue())
+        return buffer.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> AccuracyClips:

@@ -13,7 +13,9 @@ from typing import Literal
 from edgeaudio.bench.accuracy import AccuracyClips
 from edgeaudio.bench.foreign import ForeignModel
 from edgeaudio.bench.foreign_subject import ForeignSubject
-from edgeaudio.bench.run import BoardWatch, Progress, Run
+from edgeaudio.bench.governor import performance_governor
+from edgeaudio.bench.probes import BoardWatch
+from edgeaudio.bench.run import Progress, Run
 from edgeaudio.bench.scheduling import scheduled
 from edgeaudio.bench.schema import BenchOptions, BenchResult
 from edgeaudio.bench.subjects import Subject, bundle_subjects
@@ -60,7 +62,8 @@ def bench_bundle(
             in `not_run`; foreign files too.
         engine: what runs them; "all" are then those of its format. None is the first engine of each format.
         foreign: baselines; the first is what ratios are of. clips: answered by a host; None: no check of accuracy.
-        on_progress: told where it is, never while anything is timed. board: watches meanwhile; None: nobody does.
+        on_progress: told where it is, never while anything is timed.
+        board: watches the board meanwhile; None watches this machine.
     Raises:
         ConfigError: the bundle has no artefact of that name or for that engine, or a name comes twice.
         UnsupportedError: a named artefact, or all of them, cannot run here; or what an option asks for.
@@ -70,7 +73,7 @@ def bench_bundle(
     options = options or BenchOptions()
     subjects = _chosen(bundle, artefacts, engine, options, foreign)
     run = Run(bundle, options, threads, clips, on_progress or (lambda progress: None))
-    with scheduled(options):
+    with scheduled(options), performance_governor(enabled=options.set_performance):
         return run.result(subjects, device, run_id or new_run_id(), skip=artefacts == "all", board=board)
 
 

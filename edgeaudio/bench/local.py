@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import threading
+from dataclasses import astuple
 
-from edgeaudio.bench.accuracy import AccuracyClips
-from edgeaudio.bench.foreign import ForeignModel
+from edgeaudio.bench.base import BenchJob, OnProgress
 from edgeaudio.bench.harness import bench_bundle
-from edgeaudio.bench.schema import BenchOptions, BenchResult
-from edgeaudio.bundle import Bundle
+from edgeaudio.bench.schema import BenchResult
 
 
 class LocalDevice:
     """See `edgeaudio.bench.base.Device`."""
 
     name = "local"
+    place = None
 
     def bench(
-        self,
-        bundle: Bundle,
-        *,
-        artefacts: Literal["all"] | Sequence[str] = "all",
-        engine: str | None = None,
-        threads: int = 1,
-        options: BenchOptions | None = None,
-        foreign: Sequence[ForeignModel] = (),
-        clips: AccuracyClips | None = None,
+        self, job: BenchJob, *, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
     ) -> BenchResult:
-        """See `Device.bench`."""
+        """See `Device.bench`. Nothing but Ctrl-C interrupts it."""
         return bench_bundle(
-            bundle,
-            artefacts,
-            engine=engine,
-            threads=threads,
-            options=options,
+            job.bundle,
+            job.artefacts,
+            engine=job.engine,
+            threads=job.threads,
+            options=job.options,
             device=self.name,
-            foreign=foreign,
-            clips=clips,
+            foreign=job.foreign,
+            clips=job.clips,
+            on_progress=None if on_progress is None else lambda now: on_progress(*astuple(now)),
         )

@@ -9,11 +9,11 @@ from edgeaudio.bench.candidate import Candidate, load_state
 from edgeaudio.bench.hop import HopTimer
 from edgeaudio.bench.schema import (
     ArtefactResult,
+    Energy,
     ExitShare,
     GpuTime,
     StageName,
     StageResult,
-    Verdict,
 )
 from edgeaudio.runtime.engines.base import GpuTimes
 
@@ -54,8 +54,7 @@ def artefact_result(candidate: Candidate, hop_ms: float) -> ArtefactResult:
         paced=candidate.paced,
         cold_start=candidate.cold_start,
         sound_to_event=candidate.sound_to_event,
-        energy=candidate.energy,
-        verdict=Verdict.of(()),
+        energy=candidate.energy or Energy(reason="not timed"),
     )
 
 

@@ -6,24 +6,22 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Protocol, Self
 
 from edgeaudio import __version__
 from edgeaudio.bench.accuracy import AccuracyClips
-from edgeaudio.bench.board import BoardRecord
 from edgeaudio.bench.candidate import Candidate, load_candidate, warm_up
 from edgeaudio.bench.cold_start import run_cold_starts
-from edgeaudio.bench.environment import MachineState, describe_environment
+from edgeaudio.bench.environment import describe_environment
 from edgeaudio.bench.marked_sounds import run_marked_sounds
 from edgeaudio.bench.memory import peak_rss_bytes
 from edgeaudio.bench.paced import run_paced
+from edgeaudio.bench.probes import BoardWatch
 from edgeaudio.bench.ratios import ratios
 from edgeaudio.bench.record import artefact_result
 from edgeaudio.bench.rounds import garbage_collector, measure_overhead, run_rounds
-from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult, Energy, NotRun
+from edgeaudio.bench.schema import BenchOptions, BenchResult, Energy, NotRun
 from edgeaudio.bench.subjects import BundleSubject, Subject
-from edgeaudio.bench.verdict import judge
+from edgeaudio.bench.verdict import judged
 from edgeaudio.bundle import Bundle
 from edgeaudio.errors import UnsupportedError
 from edgeaudio.frontend.choice import choose_frontend
@@ -43,56 +41,6 @@ class Progress:
     artefact: str | None
     done: int
     total: int
-
-
-class BoardWatch(Protocol):
-    """Notes the state of the board while it is open."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End."""
-
-    def rest(self, seconds: float) -> None:
-        """Do nothing for so long, to learn what that takes."""
-
-    def timing(self) -> None:
-        """What comes now is timed."""
-
-    def energy(self, work: Callable[[], object], seconds: float) -> Energy:
-        """Of one call of `work`, repeated for so long; or why it cannot be told."""
-        ...
-
-    def record(self) -> BoardRecord | None:
-        """What it has seen."""
-        ...
-
-
-class Unwatched:
-    """A `BoardWatch` that looks at nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """See `BoardWatch`."""
-
-    def rest(self, seconds: float) -> None:
-        """See `BoardWatch.rest`."""
-
-    def timing(self) -> None:
-        """See `BoardWatch.timing`."""
-
-    def energy(self, work: Callable[[], object], seconds: float) -> Energy:
-        """See `BoardWatch.energy`."""
-        return Energy(reason="the board was not watched")
-
-    def record(self) -> None:
-        """See `BoardWatch.record`."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +63,20 @@ class Run:
     def result(
         self, subjects: Sequence[Subject], device: str, run_id: str, *, skip: bool, board: BoardWatch | None
     ) -> BenchResult:
-        """All of it."""
         bundle, options, manifest = self.bundle, self.options, self.bundle.manifest
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        before, incomplete = MachineState.now(), None
-        candidates, not_run = self.load(subjects, skip=skip)
-        timed = [candidate for candidate in candidates if candidate.loaded is not None]
-        with board or Unwatched() as watch:
+        incomplete = None
+        with board or BoardWatch() as watch:
             watch.rest(options.idle_s)
+            candidates, not_run = self.load(subjects, skip=skip)
+            timed = [candidate for candidate in candidates if candidate.loaded is not None]
             with garbage_collector(enabled=options.gc_enabled):
                 overhead = measure_overhead(bundle, self.input_rate_hz)
-            watch.timing()
             try:
-                self.measure(timed, watch)
+                watch.timing()
+                self.measure(timed)
+                for candidate in timed:
+                    candidate.energy = self.energy(candidate, watch)
             except KeyboardInterrupt:
                 incomplete = "broken off by Ctrl-C"
         result = BenchResult(
@@ -147,13 +96,13 @@ class Run:
             gc_note="on" if options.gc_enabled else "collected before each turn, off while timing",
             overhead=overhead,
             peak_rss_bytes=peak_rss_bytes(),
-            environment=describe_environment(device, before, MachineState.now()),
+            environment=describe_environment(device),
             board=watch.record(),
             artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate)) for candidate in candidates),
             not_run=tuple(not_run),
             ratios=ratios(timed),
         )
-        return _judged(result)
+        return judged(result)
 
     def hop_ms(self, candidate: Candidate) -> float:
         return 1e3 * candidate.subject.hop_samples / self.bundle.manifest.frontend.sample_rate
@@ -196,36 +145,19 @@ class Run:
             logger.warning("%s is not timed: %s", candidate.name, candidate.accuracy.detail)
             candidate.loaded = candidate.timer = candidate.audio = None
 
-    def measure(self, timed: Sequence[Candidate], watch: BoardWatch) -> None:
+    def measure(self, timed: Sequence[Candidate]) -> None:
         """Everything that is about time, the runs that were asked for last."""
         options, sample_rate = self.options, self.bundle.manifest.frontend.sample_rate
         with garbage_collector(enabled=options.gc_enabled):
             run_rounds(timed, options, self.tell)
             if options.paced_s:
                 run_paced(timed, options.paced_s, sample_rate, self.tell)
-            for candidate in timed:
-                assert candidate.loaded is not None
-                candidate.energy = watch.energy(candidate.loaded.infer, options.idle_s)
         if options.cold_starts:
             run_cold_starts(timed, self.bundle, options, self.threads, self.tell)
         if options.marked_sounds:
             run_marked_sounds(timed, self.bundle, options.marked_sounds, self.input_rate_hz, self.clips, self.tell)
 
-
-def _judged(result: BenchResult) -> BenchResult:
-    """With a verdict on each artefact, from what was recorded."""
-
-    def judged(item: ArtefactResult) -> ArtefactResult:
-        total = item.stage("total")
-        verdict = judge(
-            parity=item.parity,
-            total=total.summary if total else None,
-            min_hops=result.options.min_hops,
-            drift_share=item.drift_share,
-            load=item.load,
-            overhead_p50_us=result.overhead.p50_us,
-            threads=result.threads,
-        )
-        return item.model_copy(update={"verdict": verdict})
-
-    return result.model_copy(update={"artefacts": tuple(map(judged, result.artefacts))})
+    def energy(self, candidate: Candidate, watch: BoardWatch) -> Energy:
+        """Of the inference alone, the same window again and again."""
+        assert candidate.loaded is not None
+        return watch.energy(candidate.loaded.infer, self.options.idle_s)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from edgeaudio.bench.board import BoardRecord
+from edgeaudio.bench.board import Board, BoardRecord
 from edgeaudio.errors import ConfigError
 from edgeaudio.frontend.choice import FrontendChoice
 from edgeaudio.spec import Spec
@@ -44,6 +44,7 @@ class BenchOptions(Spec):
     idle_s: float = Field(0, ge=0, le=3600, description="power of the idle board, before anything is timed")
     affinity: tuple[int, ...] = Field((), description="cores to run on; empty: where the system puts it")
     nice: int | None = Field(None, ge=-20, le=19, description="priority; None: as found")
+    set_performance: bool = Field(False, description="hold the governors at performance, and restore them afterwards")
     forms: tuple[Form, ...] = Field((), description="of the bundle's artefacts only these; empty: all that it has")
 
 
@@ -127,6 +128,10 @@ class Verdict(Spec):
         return cls(level=max((r.level for r in reasons), key=_LEVELS.index, default="valid"), reasons=reasons)
 
 
+#: Of a record that is not finished. Figures count only once `edgeaudio.bench.verdict.judged` has looked at them.
+NOT_JUDGED: Final = Verdict.of((Reason(level="invalid", code="not-judged", message="nobody has judged this yet"),))
+
+
 class LoadState(Spec):
     """What else the machine did while one artefact was timed.
 
@@ -137,6 +142,14 @@ class LoadState(Spec):
     cpu_share: float = Field(ge=0)
     other_busy_cores: float | None = Field(None, ge=0, description="cores kept busy by other processes")
     involuntary_switches: int = Field(ge=0)
+
+
+class Turn(Spec):
+    """One turn of an artefact at the processor: `n_hops` hops back to back. Seconds as in `BoardSample.t_s`."""
+
+    start_s: float
+    end_s: float
+    n_hops: int = Field(ge=1)
 
 
 class Paced(Spec):
@@ -270,6 +283,7 @@ class ArtefactResult(Spec):
     rtf_max: float | None = None
     drift_share: float | None = Field(None, description="last third over first third of the medians, minus 1")
     load: LoadState | None = None
+    turns: tuple[Turn, ...] = Field((), description="when the hops of `total` were timed, in order; empty: not kept")
     exits: tuple[ExitShare, ...] = ()
     gpu: GpuTime | None = None
     catch_up_share: float | None = Field(None, ge=0, description="of all MACs: steps that were put off and made up")
@@ -278,7 +292,7 @@ class ArtefactResult(Spec):
     sound_to_event: SoundToEvent | None = None
     energy: Energy | None = None
     estimate: InstructionEstimate | None = None
-    verdict: Verdict
+    verdict: Verdict = Field(NOT_JUDGED, description="of `edgeaudio.bench.verdict.judged`, and again by every reader")
 
     def stage(self, name: StageName) -> StageResult | None:
         """The stage of that name; None when nothing was timed."""
@@ -304,28 +318,11 @@ class NotRun(Spec):
 
 
 class Environment(Spec):
-    """The machine and its state. A quantity that this system does not tell is None."""
+    """The process that measured; the machine and its state are in `BenchResult.board`."""
 
-    device: str
-    board: str | None = Field(None, description="from the device tree, such as Raspberry Pi 4 Model B")
-    cpu_model: str
-    cpu_flags: tuple[str, ...]
-    architecture: str
-    cores_logical: int
-    cores_physical: int | None
-    affinity: tuple[int, ...] | None
-    nice: int | None = None
-    virtualised: bool | None
-    memory_bytes: int
-    os: str
-    kernel: str
-    governor: str | None
-    frequency_mhz: float | None
-    frequency_max_mhz: float | None
-    temperature_c_before: float | None
-    temperature_c_after: float | None
-    load_average_1min_before: float
-    load_average_1min_after: float
+    device: str = Field(description="its name in devices.yaml, or local")
+    affinity: tuple[int, ...] | None = Field(None, description="cores that it may run on; None: the system has no such")
+    nice: int | None = Field(None, description="its priority, from -20 (first) to 19")
     python: str
     packages: dict[str, str]
 
@@ -361,8 +358,16 @@ class BenchResult(Spec):
     ratios: tuple[Ratio, ...] = ()
 
     @property
+    def known_board(self) -> BoardRecord:
+        """`board`, or an unknown one where none was watched."""
+        return self.board or BoardRecord(board=Board())
+
+    @property
     def verdict(self) -> Verdict:
         """The worst of all artefacts; each reason names its artefact."""
+        if not self.artefacts:
+            message = self.incomplete or "nothing was run"
+            return Verdict.of((Reason(level="invalid", code="incomplete", message=message),))
         return Verdict.of(
             tuple(
                 reason.model_copy(update={"message": f"{item.artefact}: {reason.message}"})
@@ -378,13 +383,20 @@ def write_result(result: BenchResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> BenchResult:
-    """Read what `write_result` wrote.
+    """Read what `write_result` wrote, and judge it anew: no file says itself that its figures are valid.
 
     Raises:
         ConfigError: the file is missing, not JSON, or of another schema; names the file and the field.
     """
+    from edgeaudio.bench.verdict import judged  # It is about these classes.
+
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable benchmark result ({error}). Run 'edgeaudio bench' again.") from error
-    return BenchResult.parse(value, source=str(path))
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: schema_version is {version!r:.20}, wanted {SCHEMA_VERSION}. Run 'edgeaudio bench' again."
+        )
+    return judged(BenchResult.parse(value, source=str(path)))

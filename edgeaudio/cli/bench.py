@@ -2,69 +2,134 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from edgeaudio.cli import bench_results
+from edgeaudio.cli.devices import DevicesFileOption, bench_on, raise_failures
+from edgeaudio.cli.groups import takes_groups
 from edgeaudio.cli.options import BundleFile, Frontend, Json, Threads, examples
 from edgeaudio.cli.output import print_json
 from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
+from edgeaudio.cli.verb_group import VerbGroup
 
 if TYPE_CHECKING:
     from edgeaudio.bench.accuracy import AccuracyClips
     from edgeaudio.bench.schema import BenchOptions, BenchResult
     from edgeaudio.bundle import Bundle
 
-# Of `--clips`: seconds of work for each artefact, and enough to see one that answers otherwise.
-_CLIPS = 40
+# Of `--clips`: enough to see that a board computes something else, few enough for the slowest.
+CLIPS = 40
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this file to `app`."""
+    """Add `bench` and the verbs that read what it wrote to `app`."""
     bench_examples = examples(
         "edgeaudio bench x.eab",
         "edgeaudio bench x.eab --artefact tflite-int8 --out result.json",
         "edgeaudio bench x.eab --form stateful --baseline yamnet.tflite",
         "edgeaudio bench x.eab --clips ESC-50 --pace 30 --cold-starts 10 --sounds 20",
+        "edgeaudio bench x.eab --device pi5 --device user@host --out results/",
         "edgeaudio bench x.eab --engine tensorrt             not run on hardware",
+        "edgeaudio bench compare a.json b.json --fail-if 'latency_ms_p95>+5%'",
     )
-    app.command("bench", epilog=bench_examples)(bench)
+    group = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
+    group.callback(invoke_without_command=True, epilog=bench_examples)(bench)
+    bench_results.register(group)
+    app.add_typer(group, name="bench")
 
 
-def bench(
-    bundle: BundleFile,
-    device: Annotated[str, typer.Option(help="Where to run; see 'edgeaudio list devices'.")] = "local",
-    artefact: Annotated[
-        list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")
-    ] = None,
-    frontend: Frontend = "auto",
+@dataclass(frozen=True)
+class WhereOptions:
+    """Where to run (see `groups`)."""
+
+    HEADINGS: ClassVar = {"device": "Where"}
+
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="local, user@host, or a name of devices.yaml. May be given several times.  [default: local]"),
+    ] = None
+    devices: DevicesFileOption = None
+    deadline: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="S", help="End a device's run after so long. Default: from what it measures."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class WhatOptions:
+    """What to time (see `groups`)."""
+
+    HEADINGS: ClassVar = {"artefact": "What"}
+
+    artefact: Annotated[list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")] = (
+        None
+    )
+    form: Annotated[
+        list[str] | None, typer.Option(help="Only this form: windowed, stateful, exits or stateful-exits.")
+    ] = None
     engine: Annotated[
         str | None,
         typer.Option(help="Only what this engine runs: onnx, litert or tensorrt (NVIDIA GPUs; not run on hardware)."),
-    ] = None,
-    threads: Threads = 1,
-    min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600,
-    min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0,
-    input_rate: Annotated[
-        int | None, typer.Option(metavar="HZ", help="Rate of the audio that comes in. Default: the bundle's.")
-    ] = None,
-    form: Annotated[
-        list[str] | None, typer.Option(help="Only this form: windowed, stateful, exits or stateful-exits.")
-    ] = None,
+    ] = None
     baseline: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Time this .onnx or .tflite file too; ratios are of it.")
-    ] = None,
+    ] = None
+    frontend: Frontend = "auto"
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How much to measure (see `groups`)."""
+
+    HEADINGS: ClassVar = {"min_hops": "Measurement"}
+
+    min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600
+    min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0
+    input_rate: Annotated[
+        int | None, typer.Option(metavar="HZ", help="Rate of the audio that comes in. Default: the bundle's.")
+    ] = None
     clips: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Labelled clips: answers must be those of this machine.")
-    ] = None,
-    pace: Annotated[float, typer.Option(min=0, metavar="S", help="Also run in real time, so long per artefact.")] = 0,
-    cold_starts: Annotated[int, typer.Option(min=0, help="Fresh processes per artefact, up to the first answer.")] = 0,
-    sounds: Annotated[int, typer.Option(min=0, help="Sounds in a live stream whose events are timed.")] = 0,
-    affinity: Annotated[str, typer.Option(metavar="CORES", help="Run on these cores, such as 2,3.")] = "",
-    nice: Annotated[int | None, typer.Option(min=-20, max=19, help="Run with this priority; 19 is the least.")] = None,
+    ] = None
+    pace: Annotated[float, typer.Option(min=0, metavar="S", help="Also run in real time, so long per artefact.")] = 0
+    cold_starts: Annotated[int, typer.Option(min=0, help="Fresh processes per artefact, up to the first answer.")] = 0
+    sounds: Annotated[int, typer.Option(min=0, help="Sounds in a live stream whose events are timed.")] = 0
+    idle: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Measure power: so long idle, then as long for each artefact.")
+    ] = 0
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """How the process runs (see `groups`)."""
+
+    HEADINGS: ClassVar = {"threads": "Process"}
+
+    threads: Threads = 1
+    affinity: Annotated[str, typer.Option(metavar="CORES", help="Run on these cores, such as 2,3.")] = ""
+    nice: Annotated[int | None, typer.Option(min=-20, max=19, help="Run with this priority; 19 is the least.")] = None
+    set_performance: Annotated[
+        bool, typer.Option("--set-performance", help="Hold the governor at performance, then restore it. Needs root.")
+    ] = False
+
+
+@takes_groups
+def bench(
+    bundle: BundleFile,
+    where: WhereOptions,
+    what: WhatOptions,
+    measure: MeasureOptions,
+    process: ProcessOptions,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also write the whole result, for 'report'.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Also write the whole result, for 'report'; of several devices into a folder."
+        ),
     ] = None,
     require_signature: RequireSignature = False,
     trust: RequiredTrust = None,
@@ -72,56 +137,104 @@ def bench(
 ) -> None:
     """Time every artefact of a bundle, as in a live stream.
 
-    Exit code 4 when the figures must not be used; the reasons say why.
+    Exit code 4 when the figures must not be used; the reasons say why. 5 when a device could not be reached or was
+    lost; what had come back is kept, marked incomplete.
     """
+    from edgeaudio.bench.base import BenchJob
     from edgeaudio.bench.foreign import ForeignModel
-    from edgeaudio.bench.schema import BenchOptions, write_result
+    from edgeaudio.bench.history import append_history
+    from edgeaudio.bench.schema import write_result
     from edgeaudio.bundle import Bundle
-    from edgeaudio.catalog import resolve
-    from edgeaudio.errors import BenchInvalidError
 
-    given: dict[str, Any] = {"min_hops": min_hops, "min_seconds": min_seconds, "input_rate_hz": input_rate}
-    given |= {
-        "frontend": frontend,
-        "forms": form or (),
-        "paced_s": pace,
-        "cold_starts": cold_starts,
-        "marked_sounds": sounds,
-    }
-    given |= {"affinity": [core for core in affinity.split(",") if core], "nice": nice}
-    options = BenchOptions.parse(given, source="bench options")
+    options = bench_options(what, measure, process)
     opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
-    result: BenchResult = resolve("devices", device)().bench(
+    job = BenchJob(
         opened,
-        artefacts=artefact or "all",
-        engine=engine,
-        threads=threads,
-        options=options,
-        foreign=[ForeignModel.read(path) for path in baseline or ()],
-        clips=None if clips is None else _answered(clips, opened, artefact, engine, options),
+        what.artefact or "all",
+        what.engine,
+        process.threads,
+        options,
+        foreign=[ForeignModel.read(path) for path in what.baseline or ()],
+        clips=None if measure.clips is None else _answered(measure.clips, opened, what, options),
+        deadline_s=where.deadline,
     )
-    if out is not None:
-        write_result(result, out)
-    if as_json:
-        print_json({**result.model_dump(mode="json"), "verdict": result.verdict.model_dump(mode="json")})
-    else:
-        print_bench(result)
-    if result.verdict.level == "invalid":
-        reasons = "; ".join(reason.message for reason in result.verdict.reasons)
-        raise BenchInvalidError(f"these figures must not be used: {reasons}")
+    words = where.device or ["local"]
+    paths = result_paths(out, words)
+    outcomes = bench_on(words, where.devices, job, keep_in=None if out is None else paths[words[0]].parent)
+    results = {outcome.device: outcome.result for outcome in outcomes if outcome.result is not None}
+    for name, result in results.items():
+        if out is not None:
+            write_result(result, paths[name])
+        append_history(result, paths[name] if out is not None else None)
+    _show(results, as_json=as_json, alone=len(words) == 1)
+    raise_failures(outcomes)
+    _refuse_invalid(results)
 
 
-def _answered(
-    root: Path, bundle: Bundle, artefacts: list[str] | None, engine: str | None, options: BenchOptions
-) -> AccuracyClips:
+def bench_options(what: WhatOptions, measure: MeasureOptions, process: ProcessOptions) -> BenchOptions:
+    """What was given, checked."""
+    from edgeaudio.bench.schema import BenchOptions
+
+    given = {
+        "input_rate_hz": measure.input_rate,
+        "min_hops": measure.min_hops,
+        "min_seconds": measure.min_seconds,
+        "frontend": what.frontend,
+        "forms": what.form or (),
+        "paced_s": measure.pace,
+        "cold_starts": measure.cold_starts,
+        "marked_sounds": measure.sounds,
+        "idle_s": measure.idle,
+        "affinity": [core for core in process.affinity.split(",") if core],
+        "nice": process.nice,
+        "set_performance": process.set_performance,
+    }
+    return BenchOptions.parse(given, source="bench options")
+
+
+def _answered(root: Path, bundle: Bundle, what: WhatOptions, options: BenchOptions) -> AccuracyClips:
     """A fixed subset of the clips in `root`, with what this machine makes of them."""
     from edgeaudio.bench.accuracy import AccuracyClips
     from edgeaudio.bench.subjects import bundle_subjects
 
-    subjects = bundle_subjects(bundle, engine, options.forms)
-    chosen = [subject for subject in subjects if artefacts is None or subject.name in artefacts]
+    subjects = bundle_subjects(bundle, what.engine, options.forms)
+    chosen = [subject for subject in subjects if what.artefact is None or subject.name in what.artefact]
     sample_rate = bundle.manifest.frontend.sample_rate
-    return AccuracyClips.from_dataset(root, _CLIPS, 0, sample_rate=sample_rate).answered(chosen)
+    return AccuracyClips.from_dataset(root, CLIPS, 0, sample_rate=sample_rate).answered(chosen)
+
+
+def result_paths(out: Path | None, devices: Sequence[str]) -> dict[str, Path]:
+    """Where the result of each device goes: `out` itself, or files in it where it is a folder or there are several."""
+    from edgeaudio.bench.devices.collect import file_stem
+
+    if out is None or (len(devices) == 1 and not out.is_dir()):
+        return dict.fromkeys(devices, out or Path())
+    return {device: out / f"{file_stem(device)}.json" for device in devices}
+
+
+def _show(results: Mapping[str, BenchResult], *, as_json: bool, alone: bool) -> None:
+    if not as_json:
+        for result in results.values():
+            print_bench(result)
+        return
+    shown = [
+        {**item.model_dump(mode="json"), "verdict": item.verdict.model_dump(mode="json")} for item in results.values()
+    ]
+    print_json(shown[0] if alone and shown else shown)
+
+
+def _refuse_invalid(results: Mapping[str, BenchResult]) -> None:
+    """Raise `BenchInvalidError` for results that must not be used; they have been shown before."""
+    from edgeaudio.errors import BenchInvalidError
+
+    invalid = [
+        f"{name}: {reason.message}"
+        for name, item in results.items()
+        if item.verdict.level == "invalid"
+        for reason in item.verdict.reasons
+    ]
+    if invalid:
+        raise BenchInvalidError(f"these figures must not be used: {'; '.join(invalid)}")
 
 
 def print_bench(result: BenchResult) -> None:

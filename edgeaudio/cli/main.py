@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from edgeaudio import __version__
-from edgeaudio.cli import bench, bundle, data, exits, info, inputs, recipe, score, stream, sweep
+from edgeaudio.cli import bench, bundle, data, devices, exits, info, inputs, recipe, score, stream, sweep
 from edgeaudio.cli.options import examples
 from edgeaudio.errors import EdgeAudioError
 
@@ -58,7 +58,7 @@ def _print_version(wanted: bool) -> None:
         "edgeaudio stream x.eab --input -        live tags, one JSON object per line",
     )
     + "\n\n\b\nExit codes: 0 ok, 1 unexpected, 2 usage or config, 3 verification failed,\n"
-    "4 benchmark invalid, 6 unsupported here, 7 audio device, 130 interrupted.",
+    "4 benchmark invalid, 5 device unreachable, 6 unsupported here, 7 audio device,\n130 interrupted.",
 )
 def _global_options(
     context: typer.Context,
@@ -75,7 +75,7 @@ def _global_options(
         print(context.get_help())
 
 
-for group in (recipe, sweep, data, score, exits, bundle, stream, inputs, bench, info):
+for group in (recipe, sweep, data, score, exits, bundle, stream, inputs, bench, devices, info):
     group.register(app)
 
 
@@ -117,7 +117,9 @@ def _invoke(given: list[str]) -> int:
 def _report(message: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from edgeaudio.spec.text import printable  # Not for every --help: it is in a room that imports pydantic.
+
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

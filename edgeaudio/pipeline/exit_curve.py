@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,34 +88,10 @@ def exit_curve(
     cascade = Cascade.of_bundle(bundle, engine=engine, precision=precision, threads=threads)
     chain = manifest.exit_chain(resolve("engines", engine).format, precision)
     assert manifest.exits is not None
-    position, n_labels = label_positions(manifest.task, dataset), len(manifest.task.labels)
-    logits: list[Float32] = []
-    targets: list[int | list[int]] = []
-    numbers: list[int] = []
-    skipped: dict[str, str] = {}
     clips = clips_of(dataset, fold)
-    for number, clip in enumerate(clips):
-        try:
-            windows = _windows(clip, bundle)
-        except AudioFileError as error:
-            skipped[clip.id] = str(error)
-            continue
-        logits.append(cascade.logits(windows))
-        numbers += [number] * len(windows)
-        given = [position[label] for label in clip.labels]
-        target = given[0] if manifest.task.kind == "single_label" else np.bincount(given, minlength=n_labels).tolist()
-        targets += [target] * len(windows)
-        if progress is not None:
-            progress(number + 1, len(clips))
-    if not logits:
+    answers, skipped = _answers(bundle, cascade, clips, label_positions(manifest.task, dataset), progress)
+    if answers is None:
         raise DataError(f"dataset {dataset.name!r}: none of {len(clips)} clips can be decoded; see 'data inspect'")
-    answers = ExitAnswers(
-        np.concatenate(logits, axis=1),
-        np.array(targets),
-        manifest.exits.macs_per_stage,
-        kind=manifest.task.kind,
-        clips=np.array(numbers),
-    )
     assert answers.n_clips is not None
     return ExitCurve(
         bundle=manifest.name,
@@ -133,6 +109,41 @@ def exit_curve(
         points=_points(answers, chain.thresholds, single_label=manifest.task.kind == "single_label"),
         skipped=skipped,
     )
+
+
+def _answers(
+    bundle: Bundle,
+    cascade: Cascade,
+    clips: Sequence[Clip],
+    position: Sequence[int],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[ExitAnswers | None, dict[str, str]]:
+    """What every stage says of every window (None where there is none), and why which clips were left out."""
+    manifest = bundle.manifest
+    assert manifest.exits is not None
+    n_labels = len(manifest.task.labels)
+    logits: list[Float32] = []
+    targets: list[int | list[int]] = []
+    numbers: list[int] = []
+    skipped: dict[str, str] = {}
+    for number, clip in enumerate(clips):
+        try:
+            windows = _windows(clip, bundle)
+        except AudioFileError as error:
+            skipped[clip.id] = str(error)
+            continue
+        logits.append(cascade.logits(windows))
+        numbers += [number] * len(windows)
+        given = [position[label] for label in clip.labels]
+        target = given[0] if manifest.task.kind == "single_label" else np.bincount(given, minlength=n_labels).tolist()
+        targets += [target] * len(windows)
+        if progress is not None:
+            progress(number + 1, len(clips))
+    if not logits:
+        return None, skipped
+    stacked = np.concatenate(logits, axis=1)
+    macs, kind = manifest.exits.macs_per_stage, manifest.task.kind
+    return ExitAnswers(stacked, np.array(targets), macs, kind=kind, clips=np.array(numbers)), skipped
 
 
 def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single_label: bool) -> tuple[CurvePoint, ...]:

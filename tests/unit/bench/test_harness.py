@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from edgeaudio.bench import rounds
+from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.candidate import Candidate
+from edgeaudio.bench.devices.config import LocalSpec
 from edgeaudio.bench.harness import bench_bundle, run_bench
 from edgeaudio.bench.local import LocalDevice
+from edgeaudio.bench.probes import power
 from edgeaudio.bench.schema import BenchOptions, BenchResult, read_result, write_result
 from edgeaudio.bench.stats import summarise
 from edgeaudio.bench.table import format_table
@@ -85,10 +88,14 @@ def test_the_front_end_that_was_timed_is_checked_and_recorded(frontend: Frontend
 def test_the_record_holds_what_could_change_the_figures(real_result: BenchResult) -> None:
     assert real_result.bundle_sha256 == tiny_bundle().sha256
     assert (real_result.hop_ms, real_result.window_ms) == (40, 105)
-    machine = real_result.environment
-    assert machine.cpu_model
-    assert machine.cores_logical >= 1
-    assert {"numpy", "onnxruntime", "ai-edge-litert"} <= set(machine.packages)
+    assert {"numpy", "onnxruntime", "ai-edge-litert"} <= set(real_result.environment.packages)
+    record = real_result.board
+    assert record is not None
+    assert record.board.cpu_model != "unknown"
+    assert record.board.cores_logical
+    assert [sample.phase for sample in record.samples][:2] == ["before", "during"]
+    assert record.samples[-1].phase == "after"
+    assert {item.energy.reason for item in real_result.artefacts if item.energy} == {power.NOT_ASKED}
     assert real_result.peak_rss_bytes > 10 * 2**20
     assert 0 < real_result.overhead.p50_us < real_result.overhead.max_us
     assert real_result.gc_note == "collected before each turn, off while timing"
@@ -211,9 +218,9 @@ def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch
 
 @pytest.mark.usefixtures("fake_engines")
 def test_the_local_device_of_the_catalogue_benches_in_this_process() -> None:
-    device = resolve("devices", "local")()
+    device = resolve("devices", "local")("local", LocalSpec())
     assert isinstance(device, LocalDevice)
-    result = device.bench(tiny_bundle("onnx-fp32"), options=QUICK)
+    result = device.bench(BenchJob(tiny_bundle("onnx-fp32"), options=QUICK))
     assert result.environment.device == "local"
 
 

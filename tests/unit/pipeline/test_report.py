@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +30,14 @@ from edgeaudio.pipeline.report_view import (
     DENSE_CLASSES,
     accuracy_axis,
     confusion_view,
-    latency_rows,
     model_rows,
     paired_views,
     tiles,
 )
+from edgeaudio.report.latency import latency_rows
 from edgeaudio.spec import LabelSet, TaskSpec
 from tests import tiny_bundle as tiny
+from tests.html_page import Page
 
 LEVELS = ("valid", "suspect", "invalid")
 EVIL = "<script>alert('x')</script> & \"$\\frac"
@@ -80,31 +80,6 @@ def full(bench: BenchResult) -> ReportData:
         not_on_hardware=(EVIL,),
         notes=(EVIL,),
     )
-
-
-class Page(HTMLParser):
-    """All tags, attributes and text of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.headings: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self._open.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] == "h2":
-            self.headings.append(data)
-            self._open.append("text")
-
-    def values(self, *names: str) -> list[str]:
-        return [value for _, name, value in self.attributes if name in names]
 
 
 def test_a_hostile_label_stays_text_everywhere(full: ReportData) -> None:

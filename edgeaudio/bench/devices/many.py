@@ -1,0 +1,115 @@
+"""Several devices at once: each fails for itself, and those that share a processor take turns."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from edgeaudio.bench.base import BenchJob, Device
+from edgeaudio.bench.devices.collect import keep_partial
+from edgeaudio.bench.devices.config import DeviceSpec, spec_of
+from edgeaudio.bench.devices.session import BrokenRunError
+from edgeaudio.bench.devices.transport import InterruptedRunError
+from edgeaudio.bench.schema import BenchResult
+from edgeaudio.catalog import resolve
+from edgeaudio.errors import ConfigError, EdgeAudioError
+
+logger = logging.getLogger(__name__)
+
+#: Called with (device, stage, artefact or None, done, total).
+OnDeviceProgress = Callable[[str, str, str | None, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one device: a result or an error; `kept` are the files of a run that broke off."""
+
+    device: str
+    result: BenchResult | None = None
+    error: EdgeAudioError | None = None
+    kept: tuple[Path, ...] = ()
+
+
+def open_devices(words: Sequence[str], devices: Mapping[str, DeviceSpec]) -> list[Device]:
+    """The devices that `words` name (`spec_of`); nothing is connected yet.
+
+    Raises:
+        ConfigError: an unknown name, or one that comes twice. UnsupportedError: a kind that cannot be used here.
+    """
+    if len(set(words)) != len(words):
+        raise ConfigError(f"--device: {', '.join(words)}: each device once")
+    specs = {word: spec_of(word, devices) for word in words}
+    return [resolve("devices", spec.kind)(word, spec) for word, spec in specs.items()]
+
+
+def bench_devices(
+    devices: Sequence[Device], job: BenchJob, *, keep_in: Path, on_progress: OnDeviceProgress | None = None
+) -> list[Outcome]:
+    """Run `job` on every device; the outcomes are in the order of `devices`.
+
+    Other machines work at the same time, this one alone and last: watching others is work too. After Ctrl-C every run
+    that has begun cleans up, and the rest does not begin.
+
+    Args:
+        keep_in: folder for what is left of runs that broke off.
+    Raises:
+        KeyboardInterrupt: Ctrl-C, again while cleaning up.
+    """
+    run = _Run(job, keep_in, on_progress, threading.Event())
+    away = sorted((device for device in devices if device.place is not None), key=lambda device: str(device.place))
+    threads = [
+        threading.Thread(target=run.bench_each, args=(list(group),), daemon=True)
+        for _, group in groupby(away, key=lambda device: device.place)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        run.interrupted.set()
+        for thread in threads:
+            thread.join()
+    run.bench_each([device for device in devices if device.place is None])
+    return [run.outcomes[device.name] for device in devices]
+
+
+@dataclass
+class _Run:
+    """The same job on every device."""
+
+    job: BenchJob
+    keep_in: Path
+    on_progress: OnDeviceProgress | None
+    interrupted: threading.Event
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def bench_each(self, devices: Sequence[Device]) -> None:
+        """One after another."""
+        for device in devices:
+            self.outcomes[device.name] = self._bench(device)
+
+    def _bench(self, device: Device) -> Outcome:
+        name = device.name
+        if self.interrupted.is_set():
+            return Outcome(name, error=InterruptedRunError(f"{name}: not begun: stopped by the user"))
+        tell = None if self.on_progress is None else partial(self.on_progress, name)
+        try:
+            return Outcome(name, device.bench(self.job, on_progress=tell, interrupted=self.interrupted))
+        except BrokenRunError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                self.interrupted.set()
+            return Outcome(name, error=error, kept=tuple(keep_partial(error, self.keep_in)))
+        except EdgeAudioError as error:
+            return Outcome(name, error=error)
+        except KeyboardInterrupt:
+            self.interrupted.set()
+            return Outcome(name, error=InterruptedRunError(f"{name}: stopped by the user"))
+        except Exception as error:  # one failing board fails only itself
+            logger.debug("%s", name, exc_info=True)
+            return Outcome(name, error=EdgeAudioError(f"{name}: {type(error).__name__}: {error}"))

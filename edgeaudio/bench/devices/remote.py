@@ -1,0 +1,131 @@
+"""`RemoteDevice`: a benchmark behind a transport, from preflight to the checked result."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRequest, foreign_file
+from edgeaudio.bench.base import BenchJob, OnProgress
+from edgeaudio.bench.devices.collect import collect
+from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
+from edgeaudio.bench.devices.session import Session
+from edgeaudio.bench.devices.transport import Transport
+from edgeaudio.bench.harness import new_run_id
+from edgeaudio.bench.schema import BenchResult
+from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
+from edgeaudio.bundle.container import pack
+from edgeaudio.errors import UnsupportedError
+
+#: Of a run, beside what it measures: connecting, sending, imports, checks, clean-up; and per artefact to load.
+_RUN_S, _ARTEFACT_S = 300.0, 60.0
+# A hop on the slowest board that is worth waiting for.
+_SLOW_HOP_S = 0.5
+_LOOK_S = 180.0
+
+
+class RemoteDevice:
+    """See `edgeaudio.bench.base.Device`.
+
+    folder: parent of the run folders on the device. deadline_s: of a run; None follows from what it measures.
+    """
+
+    def __init__(
+        self, transport: Transport, folder: str, *, place: str | None = None, deadline_s: float | None = None
+    ) -> None:
+        self.name = transport.name
+        self.place = place
+        self._transport = transport
+        self._folder = folder
+        self._deadline_s = deadline_s
+
+    def bench(
+        self, job: BenchJob, *, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
+    ) -> BenchResult:
+        """See `Device.bench`.
+
+        Raises:
+            VerificationError: what came back is not of this run, or cannot be true.
+        """
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        session = self._session(job.deadline_s or self._deadline_s or default_deadline_s(job), on_progress, interrupted)
+        request = AgentRequest(
+            task="bench",
+            run_id=session.run_id,
+            device=self.name,
+            bundle_sha256=job.bundle.sha256,
+            artefacts=job.artefacts if job.artefacts == "all" else tuple(job.artefacts),
+            engine=job.engine,
+            threads=job.threads,
+            options=job.options,
+            foreign=tuple(model.name for model in job.foreign),
+            clips=job.clips is not None,
+        )
+        files = {BUNDLE_FILE: pack(job.bundle.entries), REQUEST_FILE: request.model_dump_json().encode()}
+        files |= {foreign_file(number): model.payload for number, model in enumerate(job.foreign)}
+        files |= {CLIPS_FILE: job.clips.to_bytes()} if job.clips is not None else {}
+        description = session.describe()
+        self._require(preflight(description, self._transport.by_hand, _formats(job), sum(map(len, files.values()))))
+        start_s = self._transport.clock.now()
+        messages = session.run_agent(description, files)
+        elapsed_s = self._transport.clock.now() - start_s
+        result = collect(messages, job, self.name, session.run_id, elapsed_s)
+        # Boards without a battery do not know what day it is.
+        return result.model_copy(update={"started_at": started_at})
+
+    def look(self) -> tuple[Description, list[Finding]]:
+        """What the device is, and what it lacks. Nothing is sent there.
+
+        Raises:
+            DeviceError: it cannot be reached. UnsupportedError: there is no Python.
+        """
+        description = self._session(_LOOK_S).describe()
+        return description, preflight(description, self._transport.by_hand)
+
+    def probe(self) -> dict[str, Any]:
+        """The board, as the device rooms see it from there.
+
+        Raises:
+            DeviceError: it cannot be reached. UnsupportedError: it lacks what these rooms import.
+        """
+        session = self._session(_LOOK_S)
+        request = AgentRequest(task="probe", run_id=session.run_id, device=self.name)
+        description = session.describe()
+        findings = preflight(description, self._transport.by_hand)
+        self._require([item for item in findings if not item.subject.startswith("engine")])
+        messages = session.run_agent(description, {REQUEST_FILE: request.model_dump_json().encode()})
+        return next(message.body for message in messages if message.kind == "result")
+
+    def _session(
+        self, deadline_s: float, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
+    ) -> Session:
+        return Session(self._transport, self._folder, new_run_id(), deadline_s, on_progress, interrupted)
+
+    def _require(self, findings: list[Finding]) -> None:
+        lacks = missing(findings)
+        if lacks:
+            raise UnsupportedError(f"{self.name} cannot run this: {lacks}. See 'edgeaudio devices doctor {self.name}'")
+
+
+def default_deadline_s(job: BenchJob) -> float:
+    """Long enough for a slow board: it ends what hangs, not what takes its time."""
+    options = job.options
+    n_artefacts = len(_subjects(job)) + len(job.foreign)
+    hops = options.min_hops + options.warmup_hops
+    each_s = _ARTEFACT_S + 2 * options.min_seconds + _SLOW_HOP_S * hops + 2 * options.paced_s
+    each_s += options.cold_starts * _ARTEFACT_S + options.marked_sounds * 2.0
+    return _RUN_S + options.idle_s + n_artefacts * each_s
+
+
+def _formats(job: BenchJob) -> set[str] | None:
+    """The formats that an engine is needed for; None where "all" takes those that run."""
+    if job.engine is None and job.artefacts == "all":
+        return None
+    return {file.format for subject in _subjects(job) for file in subject.files}
+
+
+def _subjects(job: BenchJob) -> list[BundleSubject]:
+    """What of the bundle is to be run."""
+    found = bundle_subjects(job.bundle, job.engine, job.options.forms)
+    return [subject for subject in found if job.artefacts == "all" or subject.name in job.artefacts]
