@@ -106,6 +106,7 @@ def test_what_runs_there_is_a_copy_without_what_trains(cpu: str) -> None:
     machine, engines = doctor.json["machine"], doctor.json["engines"]
     assert machine["architecture"] == ("armv7l" if cpu == CPU_32 else "aarch64")
     assert machine["cpu_flags"]["asimddp"] == (cpu == "cortex-a76")
+    assert engines["litert"]
     assert engines["onnx"] == (cpu in CPUS_64)
     program = "import edgeaudio, importlib.util as u; print(edgeaudio.__file__, u.find_spec('edgeaudio.students'))"
     said = emulator(cpu).run("which edgeaudio", "-P", "-c", program, deadline_s=DEADLINE_S).out.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from edgeaudio.runtime.engines.tensors import (
 
 # Same interpreter, two packages; the first that is installed runs and is named in `info`.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+_LITERT = ("ai-edge-litert", "'edgeaudio[runtime-litert]'")
 # What LiteRT's messages say where the model is sound but this build of the library is too small or too old.
 _LACKS_AN_OPERATOR = ("unresolved custom op", "Didn't find op for builtin opcode", "builtin_code out of range")
 
@@ -118,9 +120,9 @@ def _library(artefact: ModelFile) -> tuple[str, Any]:
             # Only a missing package is "not installed"; a broken one must not be passed over.
             if error.name not in (module, module.partition(".")[0]):
                 raise UnsupportedError(f"engine 'litert': {package} is installed but cannot load: {error}") from error
-    raise UnsupportedError(
-        f"engine 'litert' needs ai-edge-litert to run {artefact.name}: pip install 'edgeaudio[runtime-litert]'"
-    )
+    # LiteRT has no wheel for Python of 32 bits; its forerunner has, built against NumPy 1.
+    wanted = ("tflite-runtime", "tflite-runtime 'numpy<2'") if sys.maxsize < 2**32 else _LITERT
+    raise UnsupportedError(f"engine 'litert' needs {wanted[0]} to run {artefact.name}: pip install {wanted[1]}")
 
 
 def _interpreter(library: Any, artefact: ModelFile, payload: bytes, threads: int) -> Any:
