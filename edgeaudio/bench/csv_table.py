@@ -96,6 +96,7 @@ def _all_columns() -> Iterable[Column]:
     yield Column("sha256", "of the model file", lambda item, result: item.sha256)
     yield Column("verdict", "valid, suspect or invalid", lambda item, result: item.verdict.level)
     yield Column("reasons", "codes, separated by spaces", _reasons)
+    yield Column("hop_ms", "how often it answers", lambda item, result: item.hop_ms or result.hop_ms)
     yield Column("n_hops", "hops that were timed", lambda item, result: item.n_hops)
     yield Column("timed_s", "seconds over which they were timed", lambda item, result: item.timed_s)
     yield Column("drift_share", "last third over first third, minus 1", lambda item, result: item.drift_share)

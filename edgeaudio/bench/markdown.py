@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from edgeaudio.bench.metrics import METRICS, Figure
+from edgeaudio.bench.metrics import METRICS, Figure, own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.spec.text import printable
 
@@ -93,9 +93,13 @@ def _number(figure: Figure, form: str) -> str:
 
 
 def _notes(result: BenchResult) -> list[str]:
-    reasons = [
+    notes = [
         f"- {escaped(item.artefact)} is {item.verdict.level}: {escaped(reason.message)}."
         for item in result.artefacts
         for reason in item.verdict.reasons
     ]
-    return reasons + [f"- {escaped(item.artefact)} was not run: {escaped(item.reason)}." for item in result.not_run]
+    often = ((item, own_hop_ms(item, result)) for item in result.artefacts)
+    notes += [
+        f"- {escaped(item.artefact)} answers every {hop_ms:g} ms." for item, hop_ms in often if hop_ms is not None
+    ]
+    return notes + [f"- {escaped(item.artefact)} was not run: {escaped(item.reason)}." for item in result.not_run]

@@ -50,6 +50,11 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def own_hop_ms(item: ArtefactResult, result: BenchResult) -> float | None:
+    """Its hop where that is not the run's: it answers more often, so its times per hop do not compare with others."""
+    return None if item.hop_ms in (None, result.hop_ms) else item.hop_ms
+
+
 def share_interval(n_right: int, n: int) -> Interval:
     """Wilson's 95 % score interval of a share of `n` >= 1 clips."""
     share, z2 = n_right / n, _Z**2

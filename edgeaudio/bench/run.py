@@ -98,7 +98,9 @@ class Run:
             peak_rss_bytes=peak_rss_bytes(),
             environment=describe_environment(device),
             board=watch.record(),
-            artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate)) for candidate in candidates),
+            artefacts=tuple(
+                artefact_result(candidate, self.hop_ms(candidate), watch.start_s) for candidate in candidates
+            ),
             not_run=tuple(not_run),
             ratios=ratios(timed),
         )

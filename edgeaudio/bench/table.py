@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from edgeaudio.bench.board import BoardSample
+from edgeaudio.bench.metrics import own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, InstructionEstimate, Percentile, StageName, Summary
 from edgeaudio.spec.text import printable
 
@@ -191,6 +192,8 @@ def _foot(result: BenchResult, width: int) -> str:
     lines = [] if result.kind == "estimated" else [_process(result)]
     lines += _ratio_lines(result)
     lines += [f"{item.artefact} answered {_exits(item)}" for item in result.artefacts if item.exits]
+    often = ((item.artefact, own_hop_ms(item, result)) for item in result.artefacts)
+    lines += [f"{artefact} answers every {hop_ms:g} ms" for artefact, hop_ms in often if hop_ms is not None]
     lines += [f"{item.artefact} not run: {item.reason}" for item in result.not_run]
     notes = ((item.artefact, item.engine_info.get("note")) for item in result.artefacts)
     lines += [f"{artefact}: {note}." for artefact, note in notes if note]

@@ -41,8 +41,6 @@ WANTED_PROVIDERS: Final = {
 }
 #: What LiteRT says where nobody looked which delegate took the graph.
 _UNKNOWN_PROVIDERS = ("", "library default")
-#: Jetsons report a constant 100 degrees for their power chip.
-_DUMMY_ZONES = ("pmic",)
 _UNDER_VOLTAGE = "under-voltage"
 
 _Finding = tuple[Literal["suspect", "invalid"], str]
@@ -272,8 +270,5 @@ def _fastest_mhz(sample: BoardSample, result: BenchResult) -> float | None:
     return max(usable or clocks, default=None)
 
 
-def _temperatures_c(result: BenchResult) -> Iterator[float]:
-    for sample in _samples(result):
-        for zone, temperature_c in sample.temperatures_c.items():
-            if not any(dummy in zone.casefold() for dummy in _DUMMY_ZONES):
-                yield temperature_c
+def _temperatures_c(result: BenchResult) -> list[float]:
+    return [temperature_c for sample in _samples(result) for temperature_c in sample.temperatures_c.values()]

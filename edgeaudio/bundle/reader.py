@@ -126,7 +126,7 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
 
 def entry_order(manifest: Manifest) -> list[str]:
     """The names of all entries in the order of the file; a signature, if any, comes after them."""
-    return [MANIFEST_PATH, *(file.path for file in manifest.model_files), manifest.golden.path]
+    return [MANIFEST_PATH, *manifest.paths, manifest.golden.path]
 
 
 def check_entries(manifest: Manifest, payloads: dict[str, bytes], source: str) -> None:

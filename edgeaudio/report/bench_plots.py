@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio.bench.board import BoardSample
-from edgeaudio.bench.metrics import METRICS
+from edgeaudio.bench.metrics import METRICS, own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.report.page import Panel
-from edgeaudio.report.svg import INK, MUTED, SERIES, SURFACE, figure_svg, new_figure, plot_style
+from edgeaudio.report.svg import INK, MUTED, SERIES, SURFACE, figure_svg, new_figure, plain_log_ticks, plot_style
 from edgeaudio.report.words import plain
 
 Float64 = NDArray[np.float64]
@@ -55,12 +55,8 @@ def timeline_panels(result: BenchResult, prefix: str = "") -> list[Panel]:
 def _finish(above: Any, below: Any, timed: Sequence[ArtefactResult], result: BenchResult) -> None:
     values = np.concatenate([_total_ms(item) for item in timed])
     if values.max() > _LOG_SPAN * max(float(np.median(values)), 1e-3):
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
         above.set_yscale("log")
-        above.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0)))
-        above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        above.yaxis.set_minor_formatter(NullFormatter())
+        plain_log_ticks(above.yaxis, float(values.max() / max(values.min(), 1e-3)))
     else:
         above.set_ylim(bottom=0)
     above.set_title("Hops over the run")
@@ -164,7 +160,8 @@ def pareto_panels(results: Sequence[BenchResult]) -> list[Panel]:
         axes = figure.subplots()
         for number, (result, items) in enumerate(runs):
             _draw_run(axes, result, items, number, largest)
-        _finish_pareto(axes)
+        latencies_ms = [point[0] for result, items in runs for item in items if (point := _point(item, result))]
+        _finish_pareto(axes, max(latencies_ms) / min(latencies_ms))
         if len(runs) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         n = sum(len(items) for _, items in runs)
@@ -173,6 +170,8 @@ def pareto_panels(results: Sequence[BenchResult]) -> list[Panel]:
             "Filled and named: no other file of that run is as good in accuracy, latency and bytes and better in one. "
             f"Areas grow with bytes, up to {largest / 1024:.0f} KiB. Bars are 95 % Wilson intervals of accuracy."
         )
+        if any(own_hop_ms(item, result) is not None for result, items in runs for item in items):
+            caption += " Some answer more often than others, and do less each time."
         return [Panel(figure_svg(figure, name="pareto", description=label), caption)]
 
 
@@ -214,14 +213,10 @@ def _draw_run(axes: Any, result: BenchResult, items: Sequence[ArtefactResult], n
     axes.plot([], [], mark, color=colour, label=plain(result.environment.device, 28))
 
 
-def _finish_pareto(axes: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
+def _finish_pareto(axes: Any, span: float) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.22, y=0.12)
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.xaxis, span)
     axes.set_title("Accuracy, latency and size")
     axes.set_xlabel("median processing time per hop (ms)")
     axes.set_ylabel("clips right (%)")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from edgeaudio.bench.metrics import METRICS, share_interval
+from edgeaudio.bench.metrics import METRICS, own_hop_ms, share_interval
 from edgeaudio.bench.schema import (
     ArtefactResult,
     BenchResult,
@@ -42,6 +42,7 @@ class Cell:
     p50: str = ""
     interval: str = ""
     p95: str = ""
+    every: str = ""
     verdict: str = ""
     missing: str = ""
 
@@ -301,7 +302,9 @@ def _cell(name: str, result: BenchResult) -> Cell:
     if summary is None:
         return Cell(verdict=item.verdict.level, missing="not timed")
     p50, interval, p95, *_ = _times(summary)
-    return Cell(p50=p50, interval=interval, p95=p95, verdict=item.verdict.level)
+    hop_ms = own_hop_ms(item, result)
+    every = "" if hop_ms is None else f"every {hop_ms:g} ms"
+    return Cell(p50=p50, interval=interval, p95=p95, every=every, verdict=item.verdict.level)
 
 
 def _estimates(name: str, result: BenchResult) -> list[tuple[str, ...]]:
@@ -336,8 +339,13 @@ def _gpu(item: ArtefactResult) -> tuple[str, ...]:
 
 
 def _tiles(results: Sequence[BenchResult]) -> tuple[Tile, ...]:
-    """The figures that a hurried reader needs, of usable artefacts only."""
-    usable = [(item, result) for result in results for item in result.artefacts if item.verdict.level != "invalid"]
+    """The figures that a hurried reader needs: of the bundle's artefacts that may be used and compare per hop."""
+    usable = [
+        (item, result)
+        for result in results
+        for item in result.artefacts
+        if item.verdict.level != "invalid" and item.form != "foreign" and own_hop_ms(item, result) is None
+    ]
     all_items = [item for result in results for item in result.artefacts]
     n_valid = sum(item.verdict.level == "valid" for item in all_items)
     why = "" if n_valid == len(all_items) else "the others say why not"

@@ -41,7 +41,7 @@ def not_measured(result: BenchResult) -> list[str]:
         "Hops at the rate of real time (--pace S).": any(item.paced for item in items),
         "Fresh processes (--cold-starts N).": any(item.cold_start for item in items),
         "From a sound to its event (--sounds N).": any(item.sound_to_event for item in items),
-        "Accuracy on this device (--clips DATASET).": any(item.accuracy for item in items),
+        "Accuracy on this device (--clips DIR).": any(item.accuracy for item in items),
     }
     found += [words for words, measured in options.items() if not measured]
     found += _energy(items)
@@ -52,7 +52,7 @@ def not_measured(result: BenchResult) -> list[str]:
 def _energy(items: Sequence[ArtefactResult]) -> list[str]:
     known = [item.energy for item in items if item.energy]
     if not known:
-        return ["Energy: no probe for it was found."]
+        return ["Energy of an inference (--idle S, where the board tells its power)."]
     silent = (energy.reason or "no reason is known" for energy in known if energy.per_inference_mj is None)
     return [f"Energy: {reason}." for reason in dict.fromkeys(silent)]
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeaudio.bench.metrics import own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, Percentile, StageName
 from edgeaudio.report.page import Panel
-from edgeaudio.report.svg import INK, SERIES, figure_svg, new_figure, plot_style
+from edgeaudio.report.svg import INK, SERIES, figure_svg, new_figure, plain_log_ticks, plot_style
 from edgeaudio.report.words import kib, milliseconds, ms_digits, plain
 
 _PANEL_IN = (4.6, 3.0)
@@ -45,7 +46,7 @@ class LatencyRow:
 def latency_rows(bench: BenchResult) -> tuple[LatencyRow, ...]:
     """All artefacts of the run; stage bars share one scale."""
     widest_us = max((_split_sum(item) for item in bench.artefacts), default=0.0)
-    return tuple(_latency_row(item, bench.hop_ms, widest_us) for item in bench.artefacts)
+    return tuple(_latency_row(item, bench, widest_us) for item in bench.artefacts)
 
 
 def _medians(item: ArtefactResult) -> list[tuple[StageName, float]]:
@@ -61,14 +62,15 @@ def _split_sum(item: ArtefactResult) -> float:
     return sum(value for _, value in _medians(item))
 
 
-def _latency_row(item: ArtefactResult, hop_ms: float, widest_us: float) -> LatencyRow:
+def _latency_row(item: ArtefactResult, bench: BenchResult, widest_us: float) -> LatencyRow:
     total = item.stage("total")
     summary = total.summary if total else None
     bounds = summary.p50_interval_us if summary else None
     engine = " ".join(item.engine_info.get(key, "") for key in ("library", "version")).strip() or item.engine
+    hop_ms = own_hop_ms(item, bench)
     return LatencyRow(
         artefact=item.artefact,
-        engine=engine if item.hop_ms in (None, hop_ms) else f"{engine}, every {item.hop_ms:g} ms",
+        engine=engine if hop_ms is None else f"{engine}, every {hop_ms:g} ms",
         size=kib(item.size_bytes),
         p50=milliseconds(summary.p50.value_us) if summary else "–",
         interval=f"{ms_digits(bounds[0])} – {ms_digits(bounds[1])}" if bounds else "–",
@@ -124,8 +126,6 @@ def _samples_ms(item: ArtefactResult, name: StageName) -> NDArray[np.float64]:
 
 
 def _draw_latency(axes: Any, item: ArtefactResult, bins: NDArray[np.float64]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     for name in _STAGES:
         samples = _samples_ms(item, name)
         if len(samples):
@@ -135,9 +135,7 @@ def _draw_latency(axes: Any, item: ArtefactResult, bins: NDArray[np.float64]) ->
     axes.stairs(counts, bins, color=INK, linewidth=1.3, label="whole hop")
     axes.set_xscale("log")
     axes.set_xlim(bins[0], bins[-1])
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.xaxis, bins[-1] / bins[0])
     _mark_percentiles(axes, item)
     axes.grid(False, axis="x")
     axes.set_title(plain(item.artefact, 40))

@@ -77,6 +77,15 @@ def new_figure(width_in: float, height_in: float) -> Any:
     return figure
 
 
+def plain_log_ticks(axis: Any, span: float) -> None:
+    """Ticks in plain numbers on a logarithmic `axis` whose ends are `span` apart: no more than have room."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if span < 300 else (1.0, 3.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def figure_svg(figure: Any, *, name: str, description: str) -> str:
     """The figure as one `<svg>` element.
 

@@ -19,6 +19,8 @@ from tests.browser import DESKTOP, PHONE, TABLET, Tab
 HOSTILE = "<img src=x onerror=alert(1)>"
 #: WCAG 2: of text that people are meant to read.
 MIN_CONTRAST = 4.5
+#: What a sheet of A4 has between its margins, in CSS pixels.
+A4 = (718, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +120,11 @@ def test_every_word_can_be_read(page_path: Path, tab: Callable[..., Tab], scheme
 
 
 def test_it_prints_in_black_on_white(page_path: Path, tab: Callable[..., Tab]) -> None:
-    seen = tab(DESKTOP, "dark")
+    seen = tab(A4, "dark")
     seen.page.emulate_media(media="print", color_scheme="dark")
     seen.open(page_path.as_uri())
+    assert seen.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    shot(seen, page_path, "print")
     assert seen.page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not seen.page.locator("nav").is_visible()

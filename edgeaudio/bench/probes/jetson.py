@@ -17,6 +17,8 @@ _I2C_DRIVERS = "/sys/bus/i2c/drivers"
 #: tegrastats runs until it is killed; a line comes every half second.
 _TEGRASTATS = ("tegrastats", "--interval", "500")
 _TEGRASTATS_S = 1.5
+#: A shell script that asks for every clock by itself.
+_JETSON_CLOCKS_S = 5.0
 #: The three alarms of Orin's power input (Developer Guide, Over-Current Event Counters).
 _EVENTS = {"oc1": "under-voltage", "oc2": "over-current", "oc3": "over-current"}
 
@@ -59,7 +61,7 @@ def parse_nvpmodel(text: str) -> str | None:
 
 def clocks_locked(machine: Machine) -> bool | None:
     """Whether jetson_clocks holds all clocks at their highest. Without root the kernel's files for the cores decide."""
-    locked = parse_jetson_clocks(decoded(machine.run("jetson_clocks", "--show")))
+    locked = parse_jetson_clocks(decoded(machine.run("jetson_clocks", "--show", deadline_s=_JETSON_CLOCKS_S)))
     return linux.clock_is_fixed(machine) if locked is None else locked
 
 
@@ -140,7 +142,8 @@ class TegraStats:
 
 def tegrastats(machine: Machine) -> TegraStats:
     """The first line that it prints; empty where it prints none."""
-    return parse_tegrastats(decoded(machine.run(*_TEGRASTATS, deadline_s=_TEGRASTATS_S)).partition("\n")[0])
+    printed = machine.run(*_TEGRASTATS, deadline_s=_TEGRASTATS_S, endless=True)
+    return parse_tegrastats(decoded(printed).partition("\n")[0])
 
 
 def parse_tegrastats(line: str) -> TegraStats:

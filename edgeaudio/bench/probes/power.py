@@ -27,7 +27,7 @@ _RESOLUTION_W = 0.01
 
 #: Rails that measure all that comes into a module; the others are parts of it.
 _INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
-#: An AGX Orin has no such rail, but these three make up the whole (Jetson Linux Developer Guide).
+#: An AGX Orin has no such rail; public tools take these three for the whole module. NVIDIA's guide does not say so.
 _AGX_ORIN_RAILS = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
 
 NOT_ASKED = "not asked for: the time to measure the idle board was 0 s"

@@ -130,8 +130,8 @@ class Machine(Protocol):
         """What lies in a folder, in the order of a reader: cpu2 before cpu10."""
         ...
 
-    def run(self, *argv: str, deadline_s: float = DEADLINE_S) -> bytes | None:
-        """The output of a command that ended well or ran into its deadline; None where there is none."""
+    def run(self, *argv: str, deadline_s: float = DEADLINE_S, endless: bool = False) -> bytes | None:
+        """What a command says that ends well, or, where it is `endless`, until its deadline; None for nothing."""
         ...
 
 
@@ -156,14 +156,17 @@ class LiveMachine:
             return ()
         return tuple(sorted(found, key=_reading_order))
 
-    def run(self, *argv: str, deadline_s: float = DEADLINE_S) -> bytes | None:
+    def run(self, *argv: str, deadline_s: float = DEADLINE_S, endless: bool = False) -> bytes | None:
         """See `Machine.run`."""
         if argv[0] in self._absent:
             return None
         done = self.runner(argv, deadline_s)
         if done is None:
             self._absent.add(argv[0])
-        return done.stdout if done is not None and done.exit_code in (0, None) and done.stdout else None
+            return None
+        # Half of a list would be taken for the whole.
+        complete = done.exit_code == 0 or (endless and done.exit_code is None)
+        return done.stdout if complete and done.stdout else None
 
 
 def _reading_order(name: str) -> tuple[tuple[str, int], ...]:
@@ -179,7 +182,7 @@ class Recording:
     files: dict[str, bytes | None] = field(default_factory=dict)
     folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     commands: dict[tuple[str, ...], bytes | None] = field(default_factory=dict)
-    _deadlines_s: dict[tuple[str, ...], float] = field(default_factory=dict)
+    _how: dict[tuple[str, ...], tuple[float, bool]] = field(default_factory=dict)
 
     def read(self, path: str) -> bytes | None:
         """See `Machine.read`."""
@@ -191,18 +194,20 @@ class Recording:
         self.folders[folder] = answer = self.machine.names(folder)
         return answer
 
-    def run(self, *argv: str, deadline_s: float = DEADLINE_S) -> bytes | None:
+    def run(self, *argv: str, deadline_s: float = DEADLINE_S, endless: bool = False) -> bytes | None:
         """See `Machine.run`."""
-        self._deadlines_s[argv] = deadline_s
-        self.commands[argv] = answer = self.machine.run(*argv, deadline_s=deadline_s)
+        self._how[argv] = deadline_s, endless
+        self.commands[argv] = answer = self.machine.run(*argv, deadline_s=deadline_s, endless=endless)
         return answer
 
     def again(self, *, commands: bool) -> Snapshot:
         """Ask for everything that was answered before; nothing is parsed here."""
         files = {path: self.machine.read(path) for path, known in self.files.items() if known is not None}
-        argvs = [argv for argv, known in self.commands.items() if known is not None] if commands else []
-        run = self.machine.run
-        return Snapshot(files, self.folders, {argv: run(*argv, deadline_s=self._deadlines_s[argv]) for argv in argvs})
+        answers = {}
+        for argv in (argv for argv, known in self.commands.items() if commands and known is not None):
+            deadline_s, endless = self._how[argv]
+            answers[argv] = self.machine.run(*argv, deadline_s=deadline_s, endless=endless)
+        return Snapshot(files, self.folders, answers)
 
     def snapshot(self) -> Snapshot:
         """What was answered so far."""
@@ -225,7 +230,7 @@ class Snapshot:
         """See `Machine.names`."""
         return self.folders.get(folder, ())
 
-    def run(self, *argv: str, deadline_s: float = DEADLINE_S) -> bytes | None:
+    def run(self, *argv: str, deadline_s: float = DEADLINE_S, endless: bool = False) -> bytes | None:
         """See `Machine.run`."""
         return self.commands.get(argv)
 

@@ -11,6 +11,7 @@ import pytest
 from edgeaudio.bench.history import append_history, read_history
 from edgeaudio.bench.schema import BenchResult, write_result
 from edgeaudio.cli.main import main
+from edgeaudio.runtime.engines.onnx_engine import OnnxEngine
 from tests import bench_records as records
 from tests import tiny_bundle as tiny
 
@@ -140,6 +141,15 @@ def test_a_report_does_not_publish_invalid_figures_unasked(capsys: pytest.Captur
     assert "These figures must not be used" in Path("bench.html").read_text()
     _, err = run(capsys, "bench", "report", "a.json", "--out", "x.pdf", code=2)
     assert "wanted a file that ends in .html, .csv, .md" in err
+
+
+def test_a_silent_fallback_ends_in_exit_code_4(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = {"engine": "onnx", "library": "onnxruntime", "version": "1", "provider": "AzureExecutionProvider"}
+    monkeypatch.setattr(OnnxEngine, "info", property(lambda self: info))
+    _, err = run(capsys, "bench", "x.eab", *QUICK, code=4)
+    assert "CPUExecutionProvider was asked for, but 'AzureExecutionProvider' took the graph" in err
 
 
 def test_a_finished_run_is_remembered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,10 +41,8 @@ VERBS = [path for path, command in TREE.items() if not hasattr(command, "command
 
 def test_every_documented_verb_exists() -> None:
     documented = "demo, run, label, distill, quantize, export, verify, report, tag, eval, stream, bench, list, doctor"
-    documented += ", bench compare, bench report, bench history"
-    documented += (
-        ", prune, sweep, exits, audio devices, data inspect, data synth, bundle show, bundle check, bundle build"
-    )
+    documented += ", bench compare, bench report, bench history, prune, sweep, exits, cascade, audio devices"
+    documented += ", data inspect, data synth, bundle show, bundle check, bundle build"
     documented += (
         ", bundle keygen, bundle sign, bundle verify, bundle trust add, bundle trust list, bundle trust remove"
         ", devices list, devices probe, devices doctor"

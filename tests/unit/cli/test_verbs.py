@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -16,10 +17,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from edgeaudio.bench import harness
+from edgeaudio.bench.governor import performance_governor
 from edgeaudio.bundle import Golden, write_bundle
 from edgeaudio.cli.main import main
 from edgeaudio.frontend.native.stream import EXTENSION
 from tests import tiny_bundle as tiny
+from tests.boards import recorded_board
 from tests.frontends import FRONTENDS
 from tests.records import decided
 from tests.tiny_chained import chained_bytes
@@ -155,6 +159,24 @@ def test_the_front_end_is_chosen_and_reported(
     few = ("--artefact", "onnx-fp32", "--min-hops", "1", "--min-seconds", "0", "--frontend", frontend)
     assert main(["bench", bundle, *few]) in (0, 4)
     assert f"log-mel by {frontend}" in capsys.readouterr().out
+
+
+def test_the_governor_is_left_alone_unless_the_option_is_given(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = recorded_board("x86-laptop", tmp_path)
+    governor = root / "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    held = functools.partial(performance_governor, root=root, folder=tmp_path / "journal")
+    monkeypatch.setattr(harness, "performance_governor", held)
+    few = ("--artefact", "onnx-fp32", "--min-hops", "1", "--min-seconds", "0", "--json")
+    assert main(["bench", bundle, *few]) in (0, 4)
+    assert not (tmp_path / "journal").exists()
+    assert main(["bench", bundle, *few, "--set-performance", "--idle", "0.01"]) in (0, 4)
+    assert (tmp_path / "journal").exists()
+    assert governor.read_text() == "powersave\n"
+    governor.with_name("scaling_available_governors").write_text("powersave\n")
+    assert main(["bench", bundle, *few, "--set-performance"]) == 6
+    assert "policy0/scaling_governor offers only powersave" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["stream", "eval", "bench"])
@@ -329,7 +351,7 @@ def test_an_invalid_benchmark_is_exit_code_4(wrong_bundle: str, capsys: pytest.C
     assert main(["bench", wrong_bundle, "--min-seconds", "0"]) == 4
     captured = capsys.readouterr()
     assert "onnx-fp32" in captured.out
-    assert "error: these figures must not be used" in captured.err
+    assert "must not be used; each artefact says why" in captured.err
 
 
 def test_tag_shows_the_strongest_tags(

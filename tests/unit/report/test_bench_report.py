@@ -111,7 +111,7 @@ def test_everything_that_was_measured_is_on_the_page(full: str) -> None:
     assert len(page.headings) == SECTIONS
     assert not [text for text in page.headings if ": not" in text]
     for words in (
-        "0.954 ms", "0.953 – 0.956", "Raspberry Pi 5", "0 of 300 after 40 ms", "19 of 20", "812 ms", "73 of 80",
+        "0.954 ms", "0.953 – 0.955", "Raspberry Pi 5", "0 of 300 after 40 ms", "19 of 20", "812 ms", "73 of 80",
         "91.2 %", "83.0 – 95.7 %", "0.480 – 0.520", "exit 0 62 %", "1.75 mJ", "9,297,871", "4.1 – 6.2 ms",
         "engine &#39;tensorrt&#39; needs an NVIDIA GPU", "52 – 62 °C", "EXT5V 3.9 W", "0.42 µs per hop",
     ):  # fmt: skip
@@ -126,7 +126,7 @@ def test_what_was_not_measured_is_said() -> None:
     result = records.result(bare, board=None, ratios=(), not_run=())
     html = render_bench_report([result])
     assert len([text for text in Page(html).headings if ": not" in text]) == 8
-    for words in ("--pace", "--cold-starts", "--sounds", "--clips", "no probe for it", "nobody watched it"):
+    for words in ("--pace", "--cold-starts", "--sounds", "--clips", "--idle", "nobody watched it"):
         assert words in html
     assert "The board was not watched, so hops are shown in their order" in html
 
@@ -192,6 +192,20 @@ def test_a_run_of_nothing_is_still_a_page() -> None:
 def test_several_runs_on_one_device_are_told_apart() -> None:
     view = bench_view([records.result(), records.result(run_id="another")])
     assert [run.name for run in view.runs] == ["pi4, 20261121T120000Z-0123abcd", "pi4, another"]
+
+
+def test_an_artefact_that_answers_more_often_says_so_and_is_no_headline() -> None:
+    often = records.artefact("onnx-int8-stateful", scale=0.1, hop_ms=20.0)
+    run = records.result(records.artefact("onnx-int8"), often, records.artefact("x.tflite", scale=0.1, form="foreign"))
+    view = bench_view([run])
+    assert [row.engine for row in view.runs[0].latency] == [
+        "onnxruntime 1.31.1", "onnxruntime 1.31.1, every 20 ms", "onnxruntime 1.31.1",
+    ]  # fmt: skip
+    assert [cells[0].every for _, cells in view.matrix] == ["", "every 20 ms", "", ""]
+    assert {tile.detail for tile in view.tiles} == {"", "onnx-int8 on pi4", "onnx-int8"}
+    assert "- onnx-int8-stateful answers every 20 ms." in markdown_text([run])
+    assert [row["hop_ms"] for row in rows_of(csv_text([run]))] == ["40", "20", "40"]
+    assert "Some answer more often than others" in render_bench_report([run])
 
 
 def test_times_on_the_gpu_are_shown_beside_the_hosts() -> None:

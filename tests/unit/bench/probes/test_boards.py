@@ -228,3 +228,10 @@ def test_this_machine_is_told() -> None:
     sample = sample_board(Path("/"), run_command, t_s=1.5, phase="during")
     assert (sample.t_s, sample.phase) == (1.5, "during")
     assert sample.load_average_1min is not None
+
+
+@pytest.mark.parametrize("model", [Board, BoardSample])
+def test_the_documentation_says_where_every_field_comes_from(model: type[Board] | type[BoardSample]) -> None:
+    text = (Path(__file__).parents[4] / "docs" / "benchmark-board.md").read_text()
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert [field for field in model.model_fields if f"`{field}`" not in rows] == []

@@ -215,7 +215,7 @@ class GarbageMachine:
     def names(self, folder: str) -> tuple[str, ...]:
         return tuple(self.listed)
 
-    def run(self, *argv: str, deadline_s: float = DEADLINE_S) -> bytes | None:
+    def run(self, *argv: str, deadline_s: float = DEADLINE_S, endless: bool = False) -> bytes | None:
         return self.replies[len(" ".join(argv)) % len(self.replies)]
 
 

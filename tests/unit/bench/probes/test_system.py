@@ -117,13 +117,14 @@ def test_a_program_that_was_not_there_is_looked_for_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "stdout", "answer"), [(0, "yes", b"yes"), (None, "part", b"part"), (1, "sorry", None), (0, "", None)]
+    ("exit_code", "stdout", "answer", "endless"),
+    [(0, "yes", b"yes", b"yes"), (None, "part", None, b"part"), (1, "sorry", None, None), (0, "", None, None)],
 )
-def test_only_what_a_command_says_when_it_ends_well_or_late_counts(
-    exit_code: int | None, stdout: str, answer: bytes | None
+def test_half_an_answer_counts_only_for_a_command_that_never_ends(
+    exit_code: int | None, stdout: str, answer: bytes | None, endless: bytes | None
 ) -> None:
     machine = LiveMachine(Path("/"), RecordedRunner({"tool": {"exit_code": exit_code, "stdout": stdout}}))
-    assert machine.run("tool") == answer
+    assert (machine.run("tool"), machine.run("tool", endless=True)) == (answer, endless)
 
 
 def test_a_recording_asks_again_only_for_what_was_answered(tmp_path: Path) -> None:
