@@ -87,7 +87,7 @@ class ForeignSubject:
         )
         return Loaded(
             stages=stages,
-            first=lambda: run_foreign(self.name, run, inputs.values),
+            infer=lambda: run_foreign(self.name, run, inputs.values),
             info=lambda: run.info | {"input": inputs.description},
         )
 

@@ -128,22 +128,26 @@ class Run:
                 not_run.append(NotRun(artefact=subject.name, reason=str(error)))
                 continue
             candidates.append(candidate)
-            self.prove(candidate)
-            if candidate.loaded is not None:
-                warm_up(candidate, bundle, options)
         if not candidates:
             raise UnsupportedError("no artefact can run here: " + "; ".join(item.reason for item in not_run))
         self.tell("warm-up", None, len(subjects), len(subjects))
+        if self.clips is not None:
+            self.prove(candidates, self.clips)
+        for candidate in candidates:
+            if candidate.loaded is not None:
+                warm_up(candidate, bundle, options)
         return candidates, not_run
 
-    def prove(self, candidate: Candidate) -> None:
-        """Hold its answers to clips against the host's; whose are others is not timed."""
-        if self.clips is None or candidate.loaded is None or candidate.loaded.classifier is None:
-            return
-        candidate.accuracy = self.clips.check(candidate.subject, candidate.loaded.classifier)
-        if not candidate.accuracy.passed:
-            logger.warning("%s is not timed: %s", candidate.name, candidate.accuracy.detail)
-            candidate.loaded = candidate.timer = candidate.audio = None
+    def prove(self, candidates: Sequence[Candidate], clips: AccuracyClips) -> None:
+        """Hold their answers to clips against the host's; whose are others is not timed."""
+        for number, candidate in enumerate(candidates):
+            if candidate.loaded is None or candidate.loaded.classifier is None:
+                continue
+            self.tell("check", candidate.name, number, len(candidates))
+            candidate.accuracy = clips.check(candidate.subject, candidate.loaded.classifier)
+            if not candidate.accuracy.passed:
+                logger.warning("%s is not timed: %s", candidate.name, candidate.accuracy.detail)
+                candidate.loaded = candidate.timer = candidate.audio = None
 
     def measure(self, timed: Sequence[Candidate]) -> None:
         """Everything that is about time, the runs that were asked for last."""
@@ -160,4 +164,4 @@ class Run:
     def energy(self, candidate: Candidate, watch: BoardWatch) -> Energy:
         """Of the inference alone, the same window again and again."""
         assert candidate.loaded is not None
-        return watch.energy(candidate.loaded.first, self.options.idle_s)
+        return watch.energy(candidate.loaded.infer, self.options.idle_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ FORMS: tuple[Form, ...] = ("windowed", "stateful", "exits", "stateful-exits")
 class Loaded:
     """A subject that is ready to run.
 
-    first: one inference, outside any stream. classifier: None for a foreign file.
+    infer: one inference, outside the stages' stream. classifier: None for a foreign file.
     """
 
     stages: Stages
-    first: Callable[[], object]
+    infer: Callable[[], object]
     info: Callable[[], dict[str, str]]
     classifier: Classifier | None = None
 
@@ -151,14 +152,12 @@ class BundleSubject:
         """See `Subject.load`."""
         classifier = Classifier(self.bundle, threads=threads, frontend=options.frontend, **self.classifier_options)
         window = self.bundle.golden.log_mel[0]
-
-        def first() -> None:
-            if self.stateful:
-                classifier.open_stepper().hear(window[: classifier.hop_frames])
-            else:
-                classifier.score(window)
-
-        return Loaded(live_stages(classifier, input_rate_hz), first, lambda: classifier.engine_info, classifier)
+        infer: Callable[[], object]
+        if self.stateful:
+            infer = functools.partial(classifier.open_stepper().answer, window[: classifier.hop_frames])
+        else:
+            infer = functools.partial(classifier.score, window)
+        return Loaded(live_stages(classifier, input_rate_hz), infer, lambda: classifier.engine_info, classifier)
 
     @property
     def classifier_options(self) -> dict[str, Any]:

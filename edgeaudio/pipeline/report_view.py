@@ -150,11 +150,18 @@ def _smallest(data: ReportData) -> ModelResult | None:
 
 def _fastest(bench: BenchResult | None) -> tuple[float, ArtefactResult] | None:
     timed = []
-    for item in bench.artefacts if bench else ():
+    for item in _at_the_hop(bench):
         total = item.stage("total")
         if total and total.summary and total.summary.p50.value_us is not None and item.verdict.level != "invalid":
             timed.append((total.summary.p50.value_us, item))
     return min(timed, key=lambda pair: pair[0], default=None)
+
+
+def _at_the_hop(bench: BenchResult | None) -> list[ArtefactResult]:
+    """The bundle's artefacts that answer once per hop of its windows: only those compare in time per hop."""
+    if bench is None:
+        return []
+    return [item for item in bench.artefacts if item.form != "foreign" and item.hop_ms in (None, bench.hop_ms)]
 
 
 @dataclass(frozen=True)

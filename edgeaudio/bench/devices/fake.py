@@ -25,8 +25,8 @@ from edgeaudio.bench.schema import BenchResult, ParityCheck, read_result
 
 _CONNECT_S = 10.0
 _LOST = 255
-_PIECE_BYTES = 4096
-_DELAY_S = 0.01
+_PIECE_BYTES = 1 << 16
+_DELAY_S = 0.05
 
 #: Seconds that pass, then bytes that come.
 Event = tuple[float, bytes]
@@ -217,8 +217,8 @@ class _Link:
         if fault is not None and fault.of_input and fault.at_byte < len(self.data):
             return self._cut_input(fault)
         events, code = self.board.execute(self.arguments, self.data)
-        if fault is None or fault.of_input or fault.at_byte >= sum(len(data) for _, data in events):
-            return FakeChannel(self.board.clock, self._to_the_end(events), code, on_stop=self._ends)
+        if fault is None or fault.of_input or fault.at_byte >= len(_joined(events)):
+            return FakeChannel(self.board.clock, self._to_the_end(events, events), code, on_stop=self._ends)
         return self._broken(fault, events, code)
 
     def _cut_input(self, fault: Fault) -> FakeChannel:
@@ -244,11 +244,12 @@ class _Link:
                 return FakeChannel(clock, iter(before), None, on_stop=on_stop)
             case "slow":
                 slow = [(1.0, bytes([byte])) for _, data in after for byte in data]
-                return FakeChannel(clock, iter([*before, *slow]), code, on_stop=on_stop)
+                return FakeChannel(clock, self._to_the_end([*before, *slow], events), code, on_stop=on_stop)
             case "endless":
                 return FakeChannel(clock, _endless(before), None, on_stop=on_stop)
-        spoilt = _spoil(fault.kind, b"".join(data for _, data in after))
-        return FakeChannel(clock, iter([*before, (_DELAY_S, spoilt)]), code, on_stop=on_stop)
+        spoilt = _spoil(fault.kind, _joined(after))
+        come = [*before, (_DELAY_S, spoilt)]
+        return FakeChannel(clock, self._to_the_end(come, events), code, on_stop=on_stop)
 
     def _until_lost(self, before: list[Event], fault: Fault) -> Iterator[Event]:
         """The link breaks when the last byte has passed, not before."""
@@ -257,14 +258,22 @@ class _Link:
         if fault.kind == "cut" and fault.notices:
             self._ends()
 
-    def _to_the_end(self, events: list[Event]) -> Iterator[Event]:
-        yield from events
-        self.board.delivered |= self.arguments[0] == "agent"
+    def _to_the_end(self, come: list[Event], said: list[Event]) -> Iterator[Event]:
+        """What comes through of what was said."""
+        yield from come
+        if self.arguments[0] == "agent":
+            before, whole, after = _joined(come).rpartition(_joined(said))
+            # Whole lines of something else before the first message are what a login shell says.
+            self.board.delivered = bool(whole) and not after and before[-1:] in (b"", b"\n")
         self._ends()
 
     def _ends(self) -> None:
         if self.arguments[0] == "agent":
             self.board.agent_ends(self.arguments)
+
+
+def _joined(events: list[Event]) -> bytes:
+    return b"".join(data for _, data in events)
 
 
 def _split(events: list[Event], at_byte: int) -> tuple[list[Event], list[Event]]:
@@ -281,7 +290,8 @@ def _split(events: list[Event], at_byte: int) -> tuple[list[Event], list[Event]]
 def _spoil(kind: str, data: bytes) -> bytes:
     match kind:
         case "damage":
-            return bytes([data[0] ^ 0x10]) + data[1:]
+            # A digit becomes another digit.
+            return bytes([data[0] ^ 0x01]) + data[1:]
         case "drop":
             return data[1 + data[0] % 40 :]
         case "double":
@@ -313,7 +323,7 @@ def answer_with(result: BenchResult) -> Answer:
         lines: list[bytes] = []
         writer = MessageWriter(lines.append)
         writer.send("hello", {"run_id": request.run_id})
-        send_result(_as_asked(result, request), writer.send)
+        send_result(as_asked(result, request), writer.send)
         writer.bye()
         timed_s = sum(item.timed_s for item in result.artefacts)
         return [(_DELAY_S, lines[0]), (timed_s + 1.0, lines[1]), *((_DELAY_S, line) for line in lines[2:])]
@@ -321,7 +331,8 @@ def answer_with(result: BenchResult) -> Answer:
     return answer
 
 
-def _as_asked(result: BenchResult, request: AgentRequest) -> BenchResult:
+def as_asked(result: BenchResult, request: AgentRequest) -> BenchResult:
+    """What `answer_with(result)` says to `request`."""
     nothing = ParityCheck(passed=False, n_vectors=0, detail="a fake device: nothing was measured")
     artefacts = [
         item.model_copy(update={"parity": nothing})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ from edgeaudio.catalog import resolve
 from edgeaudio.errors import ConfigError, EdgeAudioError
 
 logger = logging.getLogger(__name__)
+
+_WAIT_S = 1.0
 
 #: Called with (device, stage, artefact or None, done, total).
 OnDeviceProgress = Callable[[str, str, str | None, int, int], None]
@@ -62,19 +66,14 @@ def bench_devices(
     """
     run = _Run(job, keep_in, on_progress, threading.Event())
     away = sorted((device for device in devices if device.place is not None), key=lambda device: str(device.place))
-    threads = [
-        threading.Thread(target=run.bench_each, args=(list(group),), daemon=True)
-        for _, group in groupby(away, key=lambda device: device.place)
-    ]
-    for thread in threads:
-        thread.start()
+    groups = [list(group) for _, group in groupby(away, key=lambda device: device.place)]
+    for group in groups:
+        threading.Thread(target=run.bench_each, args=(group,), daemon=True).start()
     try:
-        for thread in threads:
-            thread.join()
+        run.wait_for(len(away))
     except KeyboardInterrupt:
         run.interrupted.set()
-        for thread in threads:
-            thread.join()
+        run.wait_for(len(away))
     run.bench_each([device for device in devices if device.place is None])
     return [run.outcomes[device.name] for device in devices]
 
@@ -88,11 +87,20 @@ class _Run:
     on_progress: OnDeviceProgress | None
     interrupted: threading.Event
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _arrived: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+
+    def wait_for(self, n_outcomes: int) -> None:
+        """Return when there are so many outcomes. Not `Thread.join`, which Ctrl-C makes believe that it is over."""
+        while len(self.outcomes) < n_outcomes:
+            # Ctrl-C may swallow one of these.
+            with contextlib.suppress(queue.Empty):
+                self._arrived.get(timeout=_WAIT_S)
 
     def bench_each(self, devices: Sequence[Device]) -> None:
         """One after another."""
         for device in devices:
             self.outcomes[device.name] = self._bench(device)
+            self._arrived.put(None)
 
     def _bench(self, device: Device) -> Outcome:
         name = device.name

@@ -117,11 +117,9 @@ class Session:
             reason = error if isinstance(error, DeviceError) else InterruptedRunError(f"{name}: stopped by the user")
             raise BrokenRunError(reason, name, self.run_id, reader.messages, left_behind) from error
         except BaseException:
-            self._clean_up()
+            self._clean_up_or_warn()
             raise
-        left_behind = self._clean_up()
-        if left_behind:
-            logger.warning("%s: %s may be left there; the next run removes it", self.transport.name, left_behind)
+        self._clean_up_or_warn()
         return reader.messages
 
     def _push(self, description: Description, files: Mapping[str, bytes]) -> None:
@@ -158,6 +156,11 @@ class Session:
         if not isinstance(stage, str) or type(done) is not int or type(total) is not int:
             raise ReplyError("a message of progress is none")
         self._tell(printable(stage), printable(artefact) if isinstance(artefact, str) else None, done, total)
+
+    def _clean_up_or_warn(self) -> None:
+        left_behind = self._clean_up()
+        if left_behind:
+            logger.warning("%s: %s may be left there; the next run removes it", self.transport.name, left_behind)
 
     def _clean_up(self) -> str | None:
         """Remove the run's folder, also over a link that has to come back first; the folder where that failed."""

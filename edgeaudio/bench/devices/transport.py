@@ -17,6 +17,8 @@ from edgeaudio.spec.limits import REPLY_BYTES, REPLY_LINE_BYTES
 
 # So long an interruption may go unnoticed.
 _POLL_S = 0.2
+# What is left of a deadline may be less than a clock's resolution.
+_LEAST_WAIT_S = 0.001
 #: A process that has closed its output ends within this time, or is killed.
 EXIT_S = 5.0
 _TEXT_CHARS = 600
@@ -159,7 +161,7 @@ def _converse(
             if now_s - heard_s >= limits.silence_s:
                 raise DeviceError(f"nothing was heard for {limits.silence_s:.0f} s")
             left_s = min(left_s, heard_s + limits.silence_s - now_s)
-        chunk = channel.read(min(left_s, _POLL_S))
+        chunk = channel.read(max(_LEAST_WAIT_S, min(left_s, _POLL_S)))
         for line in lines.feed(chunk or b""):
             on_line(line)
             heard_s = clock.now()

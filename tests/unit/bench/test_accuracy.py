@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 
 from edgeaudio.bench.accuracy import MARGIN, AccuracyClips, Answers
-from edgeaudio.bench.harness import bench_bundle
+from edgeaudio.bench.harness import Progress, bench_bundle
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.bench.subjects import bundle_subjects
 from edgeaudio.errors import AudioFileError, ConfigError, DataError, LimitError
@@ -128,7 +128,10 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
 
 def test_answers_like_the_hosts_pass_and_are_counted(clips: AccuracyClips) -> None:
     bundle = chained_bundle()
-    result = bench_bundle(bundle, options=QUICK, clips=clips.answered(bundle_subjects(bundle)))
+    told: list[Progress] = []
+    answered = clips.answered(bundle_subjects(bundle))
+    result = bench_bundle(bundle, options=QUICK, clips=answered, on_progress=told.append)
+    assert [one.artefact for one in told if one.stage == "check"][2:] == list(NAMES)
     for item in result.artefacts:
         assert item.accuracy is not None
         assert (item.accuracy.passed, item.accuracy.n_clips, item.accuracy.n_same) == (True, 7, 7)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import numpy as np
 import pytest
 
 from edgeaudio.bench import rounds
+from edgeaudio.bench.board import Board, BoardRecord
 from edgeaudio.bench.candidate import Candidate
 from edgeaudio.bench.harness import Progress, bench_bundle
-from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult
+from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult, Energy
 from edgeaudio.bench.subjects import bundle_subjects
 from edgeaudio.bundle import Bundle, Golden, bundle_bytes, golden_entry
 from edgeaudio.errors import ConfigError
@@ -169,3 +173,48 @@ def test_a_hop_that_was_broken_off_does_not_count() -> None:
         patch.setattr(rounds, "run_turn", half)
         bench_bundle(chained_bundle(), NAMES[:1], options=candidate_options)
     assert set(seen) == {3}
+
+
+class Watch:
+    """Writes down what it is told."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    def __enter__(self) -> Self:
+        self.told.append("begin")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.told.append("end")
+
+    def rest(self, seconds: float) -> None:
+        self.told.append(f"rest {seconds:g}")
+
+    def timing(self) -> None:
+        self.told.append("timing")
+
+    def energy(self, work: Callable[[], object], seconds: float) -> Energy:
+        work()
+        work()
+        self.told.append(f"energy {seconds:g}")
+        return Energy(per_inference_mj=len(self.told))
+
+    def record(self) -> BoardRecord:
+        self.told.append("record")
+        return BoardRecord(board=Board(model="a board"))
+
+
+def test_a_board_is_watched_around_all_that_is_timed() -> None:
+    told: list[str] = []
+    options = QUICK.model_copy(update={"idle_s": 0.5})
+
+    def progress(one: Progress) -> None:
+        if one.artefact is None and one.done:
+            told.append(one.stage)
+
+    result = bench_bundle(chained_bundle(), options=options, on_progress=progress, board=Watch(told))  # type: ignore[arg-type]
+    assert told == ["begin", "rest 0.5", "check", "warm-up", "timing", "timing", *["energy 0.5"] * 4, "end", "record"]
+    assert result.board is not None
+    assert result.board.board.model == "a board"
+    assert [item.energy.per_inference_mj for item in result.artefacts if item.energy] == [7, 8, 9, 10]

@@ -1,4 +1,4 @@
-"""Reading the plugin's lines and judging the ratios. The emulator itself is not started here."""
+"""The table of int8 against fp32 that guest_instructions.py writes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.emulation.counts import BAR, STRETCH, Measurement, Ratio, Result, check_spread, markdown, parse_counts
-from edgeaudio.errors import BenchInvalidError
-
-LINES = ["mark 0 100 100", "mark 1 130 130", "mark 2 200 200", "mark 3 1200 1200", "end 5000"]
+from benchmarks.guest_ratios import BAR, STRETCH, Measurement, Ratio, Result, markdown
 
 
 def counted(artefact: str, cpu: str, *instructions: int) -> Measurement:
@@ -38,41 +35,6 @@ def result(*measurements: Measurement) -> Result:
         inferences=3,
         measurements=measurements,
     )
-
-
-def test_counts_lie_between_the_markers_of_a_pair() -> None:
-    assert parse_counts("\n".join(LINES), "x") == [30, 1000]
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [],
-        LINES[:-1],
-        LINES[:3] + LINES[4:],
-        [*LINES[:2], LINES[3], LINES[2], LINES[4]],
-        [*LINES, "mark 4 1300 1300"],
-        [*LINES[:3], "mark 3 12", "end 5000"],
-        [*LINES[:3], "mark 3 many 1200", "end 5000"],
-        ["qemu: uncaught signal 11", *LINES],
-        ["end 5000"],
-    ],
-)
-def test_damaged_counts_are_refused(lines: list[str]) -> None:
-    with pytest.raises(BenchInvalidError):
-        parse_counts("\n".join(lines), "onnx-int8 on cortex-a76")
-
-
-def test_work_of_other_threads_is_refused() -> None:
-    helped = [*LINES[:3], "mark 3 1200 1700", LINES[4]]
-    with pytest.raises(BenchInvalidError, match="other threads ran 500 instructions beside 1000"):
-        parse_counts("\n".join(helped), "x")
-
-
-def test_counts_that_do_not_repeat_are_refused() -> None:
-    check_spread(counted("onnx-int8", "cortex-a76", 1000, 1001, 1003))
-    with pytest.raises(BenchInvalidError, match="onnx-int8 on cortex-a76: counts from 1,000 to 1,100"):
-        check_spread(counted("onnx-int8", "cortex-a76", 1000, 1001, 1100))
 
 
 def test_ratios_pair_the_precisions_of_one_format_on_one_cpu() -> None:

@@ -1,14 +1,13 @@
 """Runs inside the emulated machine: one model file, warm-up, then inferences between markers.
 
-    python3.11 guest.py REQUEST.json ANSWER.json
+    python3.11 guest_inference.py REQUEST.json ANSWER.json
 
-Needs NumPy and one of onnxruntime and ai-edge-litert; nothing of edgeaudio. A marker is a system call that no
-kernel knows (see count_instructions.c), so this also runs on a real device, where the markers do nothing.
+Needs one of onnxruntime and ai-edge-litert, and of edgeaudio the markers only: engines are set up by hand, so that
+nothing of the runtime is counted.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import json
@@ -22,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeaudio.bench.emulation.marks import marked
+
 Array = NDArray[Any]
-LIBC = ctypes.CDLL(None)
-MARK_FIRST = 5000
 #: Pairs of markers before those of the inferences: nothing, and the conversion of the input.
 EMPTY_PAIR, CONVERSION_PAIR, FIRST_INFERENCE_PAIR = 0, 1, 2
 
@@ -81,13 +80,6 @@ class LiteRT:
 
 
 ENGINES: dict[str, Callable[[dict[str, Any]], Any]] = {"onnx": Onnx, "tflite": LiteRT}
-
-
-def marked(pair: int, work: Callable[[Array], object], given: Array) -> None:
-    """Do `work` between the two markers of `pair`."""
-    LIBC.syscall(MARK_FIRST + 2 * pair)
-    work(given)
-    LIBC.syscall(MARK_FIRST + 2 * pair + 1)
 
 
 def nothing(given: Array) -> Array:

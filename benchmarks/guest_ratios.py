@@ -1,4 +1,4 @@
-"""What was counted: reading the plugin's lines, and the result with its ratios as a table. Pure; starts nothing."""
+"""What guest_instructions.py counted: the result with its ratios, as a table. Pure; starts nothing."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import computed_field
 
-from edgeaudio.errors import BenchInvalidError
+from edgeaudio.bench.emulation import LABEL
+from edgeaudio.bench.emulation.counts import spread
 from edgeaudio.spec import Spec
 
-LABEL = "emulated, instructions only; not run on hardware"
 #: int8 over fp32, instructions per inference: what we want, and what we would like.
 BAR, STRETCH = 0.5, 0.35
-# Work that other threads did between two markers, over that of the marking thread: a scheduler tick, not a kernel.
-MAX_OTHER_THREADS = 0.001
-# Instruction counts of one thread repeat to some 0.01 %; more means that something else was counted too.
-MAX_SPREAD = 0.01
 
 
 class Measurement(Spec):
@@ -50,7 +46,7 @@ class Measurement(Spec):
     @property
     def spread(self) -> float:
         """(largest - smallest) / median."""
-        return (max(self.instructions) - min(self.instructions)) / self.median
+        return spread(self.instructions)
 
 
 class Ratio(Spec):
@@ -97,46 +93,6 @@ class Result(Spec):
             for (name, cpu), int8 in medians.items()
             if name.endswith("-int8") and (fp32 := name.replace("-int8", "-fp32"), cpu) in medians
         ]
-
-
-def parse_counts(text: str, source: str) -> list[int]:
-    """The plugin's lines -> instructions within each pair of markers 0-1, 2-3, ...
-
-    Raises:
-        BenchInvalidError: not what the plugin writes for a guest that ran to its end, or another thread worked too.
-    """
-    marks: list[tuple[int, int]] = []
-    ended = False
-    for line in text.splitlines():
-        match line.split():
-            case ["mark", number, own_text, all_text] if (
-                not ended and number == str(len(marks)) and own_text.isdecimal() and all_text.isdecimal()
-            ):
-                marks.append((int(own_text), int(all_text)))
-            case ["end", _] if not ended:
-                ended = True
-            case _:
-                raise BenchInvalidError(f"{source}: line {line!r:.80} after {len(marks)} markers; counts are damaged")
-    if not ended or not marks or len(marks) % 2:
-        raise BenchInvalidError(f"{source}: {len(marks)} markers, {'an' if ended else 'no'} end; the guest broke off")
-    deltas = []
-    for (own_before, all_before), (own_after, all_after) in zip(marks[::2], marks[1::2], strict=True):
-        own, others = own_after - own_before, (all_after - all_before) - (own_after - own_before)
-        if others > MAX_OTHER_THREADS * own:
-            raise BenchInvalidError(
-                f"{source}: other threads ran {others} instructions beside {own}; wanted one thread"
-            )
-        deltas.append(own)
-    return deltas
-
-
-def check_spread(measurement: Measurement) -> None:
-    """Raise `BenchInvalidError` where the counts of one artefact do not repeat."""
-    if measurement.spread > MAX_SPREAD:
-        raise BenchInvalidError(
-            f"{measurement.artefact} on {measurement.cpu}: counts from {min(measurement.instructions):,} to "
-            f"{max(measurement.instructions):,}, {measurement.spread:.1%} apart; wanted {MAX_SPREAD:.0%} at most"
-        )
 
 
 def markdown(result: Result) -> str:
