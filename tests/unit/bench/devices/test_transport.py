@@ -14,6 +14,7 @@ from edgeaudio.bench.devices.fake import Event, FakeChannel, FakeClock
 from edgeaudio.bench.devices.process import ProcessChannel
 from edgeaudio.bench.devices.transport import InterruptedRunError, Limits, RealClock, converse, last_words, printable
 from edgeaudio.errors import DeviceError, UnsupportedError
+from tests.stream_driver import eventually
 
 
 def lines_of(events: Iterator[Event], limits: Limits, *, code: int | None = 0, horizon_s: float = 1e6) -> list[bytes]:
@@ -98,7 +99,7 @@ def test_a_process_that_sleeps_is_ended_with_what_it_started() -> None:
     with pytest.raises(DeviceError, match="no end"):
         converse(channel, RealClock(), Limits(1.5), lines.append)
     assert time.monotonic() - start_s < 20
-    assert not is_running(int(lines[0]))
+    eventually(lambda: not is_running(int(lines[0])))
 
 
 def is_running(pid: int) -> bool:
