@@ -11,8 +11,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "edgeaudio/frontend/native"
-# One build for every CPython from 3.11 on. A free-threaded one has no limited API: there this fails and numpy serves.
 FLAGS = runpy.run_path(f"{FOLDER}/flags.py")
+# A free-threaded CPython has no limited API: there this fails and numpy serves.
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.bench.environment import cpu_description
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.errors import ParityError, UnsupportedError
 from edgeaudio.frontend.choice import FrontendName, make_frontend
 from edgeaudio.frontend.native import stream as native_stream

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emulation.counts import Measurement, Result, check_spread, markdown, parse_counts
-from emulation.install import CPUS, Cpu, Emulator, install, run_step
+from guest_ratios import Measurement, Result, markdown
 from numpy.typing import NDArray
 
+from edgeaudio.bench.emulation import MIRROR, Emulator, check_spread, default_cache, install, parse_counts
 from edgeaudio.bundle import Artefact, Bundle
 from edgeaudio.bundle.manifest import TensorInfo
 from edgeaudio.errors import BenchInvalidError, ConfigError, EdgeAudioError, ParityError
@@ -32,7 +32,7 @@ from edgeaudio.runtime.engines.tensors import dequantise, quantise
 from edgeaudio.runtime.selfcheck import logit_tolerance
 from edgeaudio.spec.fs import atomic_write
 
-GUEST = Path(__file__).parent / "emulation/guest.py"
+GUEST = Path(__file__).with_name("guest_inference.py")
 XNNPACK_LINE = "Created TensorFlow Lite XNNPACK delegate for CPU"
 # Between two runs of one int8 artefact on two CPUs, rounding may differ by one step of its output.
 INT8_STEPS = 1
@@ -54,14 +54,14 @@ def main() -> int:
     try:
         bundle = Bundle.read(arguments.bundle)
         artefacts = wanted_artefacts(bundle, arguments.artefact)
-        emulator = install(arguments.cache, mirror=arguments.mirror)
         options = Options(arguments.processes, arguments.warm_up, arguments.inferences, arguments.deadline)
         measurements = []
-        for cpu in (CPUS[name] for name in arguments.cpu):
+        for cpu in arguments.cpu:
+            emulator = install(arguments.cache, cpu=cpu, mirror=arguments.mirror, progress=print)
             for artefact in artefacts:
-                measurement = measure(emulator, cpu, bundle, artefact, options)
+                measurement = measure(emulator, bundle, artefact, options)
                 measurements.append(measurement)
-                print(f"{artefact.name} on {cpu.name}: {measurement.median:,} ({measurement.spread:.3%})", flush=True)
+                print(f"{artefact.name} on {cpu}: {measurement.median:,} ({measurement.spread:.3%})", flush=True)
         result = Result(
             command=shlex.join(["python", *sys.argv]),
             bundle=bundle.manifest.name,
@@ -83,10 +83,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
-    parser.add_argument("--cpu", nargs="+", choices=sorted(CPUS), default=["cortex-a76", "cortex-a72"])
+    parser.add_argument("--cpu", nargs="+", default=["cortex-a76", "cortex-a72"])
     parser.add_argument("--artefact", nargs="+", help="names such as onnx-int8; default all")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/edgeaudio/emulation"))
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="Debian mirror for the guest's files")
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--mirror", default=MIRROR, help="Debian mirror for the guest's files")
     parser.add_argument("--processes", type=at_least_1, default=3)
     parser.add_argument("--warm-up", type=at_least_1, default=3, help="inferences before counting")
     parser.add_argument("--inferences", type=at_least_1, default=8, help="counted per process")
@@ -111,7 +111,7 @@ def wanted_artefacts(bundle: Bundle, names: list[str] | None) -> list[Artefact]:
     return [there[name] for name in names or there]
 
 
-def measure(emulator: Emulator, cpu: Cpu, bundle: Bundle, artefact: Artefact, options: Options) -> Measurement:
+def measure(emulator: Emulator, bundle: Bundle, artefact: Artefact, options: Options) -> Measurement:
     """Run one artefact on one CPU model in fresh processes and check what came out.
 
     Raises:
@@ -122,13 +122,13 @@ def measure(emulator: Emulator, cpu: Cpu, bundle: Bundle, artefact: Artefact, op
     with tempfile.TemporaryDirectory(prefix="guest-") as name:
         folder = Path(name)
         request = prepare(folder, bundle, artefact, options)
-        answers, pairs = zip(*runs(emulator, cpu, folder, artefact, options), strict=True)
+        answers, pairs = zip(*runs(emulator, folder, artefact, options), strict=True)
         operators = answers[0]["operators"] or optimised_operators(Path(request["optimised"]))
     gap, tolerance = compare(bundle, artefact, answers[0])
     empty, conversion, *_ = pairs[0]
     measurement = Measurement(
         artefact=artefact.name,
-        cpu=cpu.name,
+        cpu=emulator.cpu.name,
         size_bytes=artefact.size_bytes,
         instructions=tuple(count for process in pairs for count in process[2:]),
         marker_instructions=empty,
@@ -139,7 +139,7 @@ def measure(emulator: Emulator, cpu: Cpu, bundle: Bundle, artefact: Artefact, op
         whole_delegate=answers[0]["whole_delegate"],
         packages=answers[0]["packages"],
     )
-    check_spread(measurement)
+    check_spread(f"{artefact.name} on {emulator.cpu.name}", measurement.instructions)
     return measurement
 
 
@@ -163,14 +163,14 @@ def prepare(folder: Path, bundle: Bundle, artefact: Artefact, options: Options) 
 
 
 def runs(
-    emulator: Emulator, cpu: Cpu, folder: Path, artefact: Artefact, options: Options
+    emulator: Emulator, folder: Path, artefact: Artefact, options: Options
 ) -> Iterator[tuple[dict[str, Any], list[int]]]:
     """The guest's answer and the counts of each process."""
     counts, answer = folder / "counts.txt", folder / "answer.json"
-    name = f"{artefact.name} on {cpu.name}"
+    name = f"{artefact.name} on {emulator.cpu.name}"
     for _ in range(options.processes):
-        command = emulator.command(cpu, counts, GUEST, folder / "request.json", answer)
-        said = run_step(name, command, deadline_s=options.deadline_s)
+        request = folder / "request.json"
+        said = emulator.run(name, GUEST, request, answer, counts=counts, deadline_s=options.deadline_s)
         if artefact.format == "tflite" and XNNPACK_LINE not in said.err:
             raise BenchInvalidError(f"{name}: LiteRT did not use XNNPACK; is /sys/devices/system/cpu in the cache?")
         yield json.loads(answer.read_text()), parse_counts(counts.read_text(), name)

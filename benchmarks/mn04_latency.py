@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 from edgeaudio_export.parity import engine_for
 
-from edgeaudio.bench.environment import cpu_description
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.spec.fs import atomic_write

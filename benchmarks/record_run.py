@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgeaudio.bench.environment import cpu_description
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.pipeline.report_build import read_summary
 from edgeaudio.pipeline.report_stats import accuracy_interval, paired_difference_interval
 from edgeaudio.pipeline.summary import RunSummary

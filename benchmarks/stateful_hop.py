@@ -32,7 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeaudio.bench.environment import cpu_description, package_versions
+from edgeaudio.bench.environment import package_versions
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle, with_manifest
 from edgeaudio.errors import ConfigError, EdgeAudioError, ParityError
 from edgeaudio.frontend.choice import FrontendName, choose_frontend, make_frontend

@@ -11,70 +11,28 @@ take turns.
 from __future__ import annotations
 
 import argparse
-import copy
-import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from numpy.typing import NDArray
+from yamnet_listeners import HOP, RATE_HZ, YAMNET, Float32, Listener, forms, yamnet
 
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
-from edgeaudio.bench.environment import cpu_description
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
-from edgeaudio.errors import ConfigError
-from edgeaudio.runtime.classifier import Classifier
 from edgeaudio.runtime.stream import StreamClassifier
 from edgeaudio.spec.fs import atomic_write
-
-RATE_HZ, PATCH, HOP = 16_000, 15_600, 7_680
-ENGINES = (("onnx", "int8"), ("litert", "int8"), ("onnx", "fp32"), ("litert", "fp32"))
-
-Float32 = NDArray[np.float32]
-Listener = Callable[[Float32], Any]
-
-
-def yamnet(model: Path) -> Listener:
-    """Chunks of one hop in, classes out."""
-    interpreter = Interpreter(str(model), num_threads=1)
-    interpreter.allocate_tensors()
-    given = interpreter.get_input_details()[0]["index"]
-    scores = interpreter.get_output_details()[0]["index"]
-    patch = np.zeros((1, PATCH), np.float32)
-
-    def feed(chunk: Float32) -> int:
-        patch[0, :-HOP] = patch[0, HOP:]
-        patch[0, -HOP:] = chunk
-        interpreter.set_tensor(given, patch)
-        interpreter.invoke()
-        return int(interpreter.get_tensor(scores)[0].argmax())
-
-    return feed
 
 
 def listeners(path: Path, frontend: str) -> Iterator[tuple[str, Listener]]:
     """The bundle's artefacts as a stream runs them: windows with both hops, and steps where it has them."""
     bundle = Bundle.read(path)
-    window = bundle.manifest.window
-    slow = window.model_copy(
-        update={"hop_frames": HOP * window.hop_frames // window.hop_samples(bundle.manifest.frontend)}
-    )
-    slower = copy.copy(bundle)
-    slower.manifest = bundle.manifest.model_copy(update={"window": slow})
-    forms = [(slower, False), (bundle, False), *([(bundle, True)] if bundle.manifest.stateful else [])]
-    for (form, stateful), (engine, precision) in itertools.product(forms, ENGINES):
-        try:
-            classifier = Classifier(form, engine=engine, precision=precision, frontend=frontend, stateful=stateful)
-        except ConfigError:  # The bundle has no such artefact.
-            continue
-        hop_s = classifier.hop_samples / RATE_HZ
-        name = f"{engine} {precision}{', stateful' if stateful else ''}, hop {hop_s:g} s"
-        yield name, StreamClassifier(classifier).feed
+    for form in forms(bundle):
+        classifier = form.open(bundle, frontend)
+        yield form.name(classifier), StreamClassifier(classifier).feed
 
 
 def audio(folder: Path, seconds: float) -> list[Float32]:
@@ -115,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     arguments = parser.parse_args()
     chunks = audio(arguments.clips, arguments.seconds)
-    feeds = {"YAMNet, LiteRT, hop 0.48 s": yamnet(arguments.yamnet)}
+    feeds = {YAMNET: yamnet(arguments.yamnet)}
     feeds |= dict(listeners(arguments.bundle, arguments.frontend))
     raw = cpu_us_per_s(feeds, chunks, arguments.rounds)
     median = {name: float(np.median(values)) for name, values in raw.items()}

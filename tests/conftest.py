@@ -25,6 +25,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests on emulated processors run where they are asked for by name: they install programs."""
+    if "arm" in config.option.markexpr:
+        return
+    asked_for = [item for item in items if item.get_closest_marker("arm") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("arm")])
+    items[:] = asked_for
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """`../shared` beside the repository: real audio, teacher weights. Mark the test with `assets`."""
@@ -34,6 +43,14 @@ def shared_dir() -> Path:
             pytest.fail(f"EDGEAUDIO_REQUIRE_ASSETS=1, but {reason}")
         pytest.skip(reason)
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Benchmarks add to the history of the user who runs them; tests have none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(autouse=True)

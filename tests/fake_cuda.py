@@ -11,16 +11,25 @@ import itertools
 import threading
 import traceback
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_char, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
+from ctypes import CFUNCTYPE, c_char, c_char_p, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
-SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT, ILLEGAL_ADDRESS = 0, 1, 2, 100, 201, 700
+SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT, ILLEGAL_ADDRESS, NOT_READY = (
+    0,
+    1,
+    2,
+    100,
+    201,
+    700,
+    600,
+)
 NAMES = {
     INVALID_VALUE: b"CUDA_ERROR_INVALID_VALUE",
     OUT_OF_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY",
     NO_DEVICE: b"CUDA_ERROR_NO_DEVICE",
     INVALID_CONTEXT: b"CUDA_ERROR_INVALID_CONTEXT",
     ILLEGAL_ADDRESS: b"CUDA_ERROR_ILLEGAL_ADDRESS",
+    NOT_READY: b"CUDA_ERROR_NOT_READY",
 }
 CONTEXT = 0xC0DE
 FIRST_DEVICE_ADDRESS = 0x7F00_0000_0000
@@ -49,6 +58,9 @@ class FakeDriver:
         self._device: dict[int, ctypes.Array[c_char]] = {}
         self._host: dict[int, ctypes.Array[c_char]] = {}
         self._streams: dict[int, list[Callable[[], int]]] = {}
+        self._events: dict[int, float | None] = {}
+        #: By the GPU's clock, in milliseconds; copies take a tenth of one, kernels what they say.
+        self.clock_ms = 0.0
         self._addresses = itertools.count(FIRST_DEVICE_ADDRESS, 1 << 32)
         self._handles = itertools.count(0x51, 1)
         self._current = threading.local()
@@ -57,8 +69,8 @@ class FakeDriver:
 
     @property
     def allocations(self) -> int:
-        """Buffers and streams that were not given back."""
-        return len(self._device) + len(self._host) + len(self._streams)
+        """Buffers, streams and events that were not given back."""
+        return len(self._device) + len(self._host) + len(self._streams) + len(self._events)
 
     def device_bytes(self, address: int, size: int) -> ctypes.Array[c_char]:
         """Memory of the GPU; KeyError for an address that is none."""
@@ -89,6 +101,10 @@ class FakeDriver:
             "cuStreamCreate": (self._create_stream, [POINTER(c_void_p), c_uint]),
             "cuStreamSynchronize": (self._synchronise, [c_void_p]),
             "cuStreamDestroy_v2": (self._destroy_stream, [c_void_p]),
+            "cuEventCreate": (self._create_event, [POINTER(c_void_p), c_uint]),
+            "cuEventRecord": (self._record_event, [c_void_p, c_void_p]),
+            "cuEventElapsedTime": (self._elapsed, [POINTER(c_float), c_void_p, c_void_p]),
+            "cuEventDestroy_v2": (self._destroy_event, [c_void_p]),
             "cuGetErrorName": (self._error_name, [c_int, POINTER(c_char_p)]),
         }
         functions = {}
@@ -153,14 +169,14 @@ class FakeDriver:
         if not self._ready():
             return INVALID_CONTEXT
         target, source = self.device_bytes(device, size), self._host[host]
-        self.queue(stream, lambda: _copy(ctypes.addressof(target), ctypes.addressof(source), size))
+        self.queue(stream, lambda: self._copy(ctypes.addressof(target), ctypes.addressof(source), size))
         return SUCCESS
 
     def _download(self, host: int, device: int, size: int, stream: int) -> int:
         if not self._ready():
             return INVALID_CONTEXT
         target, source = self._host[host], self.device_bytes(device, size)
-        self.queue(stream, lambda: _copy(ctypes.addressof(target), ctypes.addressof(source), size))
+        self.queue(stream, lambda: self._copy(ctypes.addressof(target), ctypes.addressof(source), size))
         return SUCCESS
 
     def _create_stream(self, out: Any, flags: int) -> int:
@@ -181,6 +197,40 @@ class FakeDriver:
         del self._streams[stream]
         return SUCCESS
 
+    def _create_event(self, out: Any, flags: int) -> int:
+        if not self._ready() or flags != 0:
+            return INVALID_CONTEXT if flags == 0 else INVALID_VALUE
+        handle = next(self._handles)
+        self._events[handle] = None
+        return _put(out, handle)
+
+    def _record_event(self, event: int, stream: int) -> int:
+        if event not in self._events:
+            return INVALID_VALUE
+        self._events[event] = None
+
+        def happen() -> int:
+            self._events[event] = self.clock_ms
+            return SUCCESS
+
+        self.queue(stream, happen)
+        return SUCCESS
+
+    def _elapsed(self, out: Any, start: int, end: int) -> int:
+        begun, ended = self._events[start], self._events[end]
+        if begun is None or ended is None:
+            return NOT_READY
+        return _put(out, ended - begun)
+
+    def _destroy_event(self, event: int) -> int:
+        del self._events[event]
+        return SUCCESS
+
+    def _copy(self, target: int, source: int, size: int) -> int:
+        self.clock_ms += 0.1
+        ctypes.memmove(target, source, size)
+        return SUCCESS
+
     def _error_name(self, code: int, out: Any) -> int:
         if code not in NAMES:
             return INVALID_VALUE
@@ -188,11 +238,6 @@ class FakeDriver:
         return SUCCESS
 
 
-def _put(out: Any, value: int) -> int:
+def _put(out: Any, value: float) -> int:
     out[0] = value
-    return SUCCESS
-
-
-def _copy(target: int, source: int, size: int) -> int:
-    ctypes.memmove(target, source, size)
     return SUCCESS

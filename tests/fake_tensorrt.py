@@ -119,6 +119,8 @@ class Fake:
         #: Said through the logger when building fails, None where it works.
         self.build_failure: str | None = None
         self.build_delay_s = 0.0
+        #: What a window takes on the GPU's clock.
+        self.kernels_ms = 0.5
         self.builds = 0
         #: Appended to at every build, for tests with several processes.
         self.build_record: Path | None = None
@@ -213,6 +215,7 @@ class Fake:
 
             def _work(self) -> int:
                 inputs, outputs = self._tensors
+                fake.driver.clock_ms += fake.kernels_ms
                 try:
                     given = {tensor.name: tensor.read(fake.driver, self._addresses[tensor.name]) for tensor in inputs}
                     answers = self._session.run([tensor.name for tensor in outputs], given)

@@ -30,3 +30,8 @@ STATEFUL_FP32_RELATIVE = 1e-5
 STATEFUL_INT8_MAX_STEPS = 1.001
 # Smoothed scores of events of a stateful stream: probabilities of logits within the tolerance above.
 STREAM_SCORE = 1e-5
+
+# Smoothed scores of a stream on ARM against those on this machine. float32: other CPUs order their sums differently;
+# measured 1e-6. int8: a step of the output's scale here and there, by tflite-runtime's kernels too; measured 0.02.
+ARM_SCORE_FP32 = 1e-4
+ARM_SCORE_INT8 = 0.05

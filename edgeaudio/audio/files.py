@@ -114,7 +114,8 @@ def _open_checked(path: Path, max_s: float, *, allow_cut: bool = False) -> Any:
     if not os.path.isfile(path):
         raise AudioFileError(f"{path}: there is no such regular file", reason="missing")
     try:
-        stream = sf.SoundFile(path)
+        # As bytes: soundfile itself refuses a name that is not UTF-8.
+        stream = sf.SoundFile(os.fsencode(path) if os.name == "posix" else path)
     except (sf.SoundFileError, TypeError, ValueError, OSError) as error:
         raise _undecodable(path, error) from error
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from edgeaudio.errors import SampleRateError, ShapeError
+from edgeaudio.errors import SampleRateError, ShapeError, UnsupportedError
 from edgeaudio.spec import limits
 
 _QUALITY = "HQ"
@@ -18,11 +20,13 @@ def resample(waveform: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray
     Raises:
         SampleRateError: a rate outside the limits.
         ShapeError: not one-dimensional.
+        UnsupportedError: the rates differ and soxr is not installed.
     """
     _check_rates(from_hz, to_hz)
     _check_mono(waveform)
     if from_hz == to_hz:
         return waveform
+    soxr = _soxr(from_hz, to_hz)
     return np.asarray(soxr.resample(waveform, from_hz, to_hz, quality=_QUALITY), dtype=np.float32)
 
 
@@ -34,16 +38,17 @@ class StreamResampler:
     """
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
+        """Make a resampler; errors are those of `resample`."""
         _check_rates(from_hz, to_hz)
         self.from_hz, self.to_hz = from_hz, to_hz
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next chunk starts a new stream."""
-        same = self.from_hz == self.to_hz
-        self._soxr = (
-            None if same else soxr.ResampleStream(self.from_hz, self.to_hz, 1, dtype="float32", quality=_QUALITY)
-        )
+        self._soxr: Any = None
+        if self.from_hz != self.to_hz:
+            soxr = _soxr(self.from_hz, self.to_hz)
+            self._soxr = soxr.ResampleStream(self.from_hz, self.to_hz, 1, dtype="float32", quality=_QUALITY)
 
     def feed(self, chunk: NDArray[np.float32]) -> NDArray[np.float32]:
         """Samples `(any,)` in, those that are ready out."""
@@ -60,6 +65,19 @@ class StreamResampler:
         if self._soxr is None:
             return chunk
         return np.asarray(self._soxr.resample_chunk(np.ascontiguousarray(chunk), last=last), dtype=np.float32)
+
+
+def _soxr(from_hz: int, to_hz: int) -> Any:
+    # Not before it is needed: there is no wheel for 32-bit ARM, where microphones mostly give the bundle's rate.
+    try:
+        return importlib.import_module("soxr")
+    except ModuleNotFoundError as error:
+        if error.name != "soxr":
+            raise
+        raise UnsupportedError(
+            f"converting {from_hz} Hz to {to_hz} Hz needs soxr, which is not installed here: pip install soxr, "
+            f"or bring audio at {to_hz} Hz"
+        ) from error
 
 
 def _check_rates(*rates_hz: int) -> None:

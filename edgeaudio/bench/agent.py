@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -26,16 +27,18 @@ from typing import Any, Literal
 from pydantic import Field
 
 from edgeaudio import __version__
+from edgeaudio.bench.accuracy import AccuracyClips
 from edgeaudio.bench.devices.onboard import LOCK_FILE, RUN_ID
 from edgeaudio.bench.devices.protocol import MessageWriter
-from edgeaudio.bench.environment import MachineState, describe_environment
+from edgeaudio.bench.foreign import ForeignModel
 from edgeaudio.bench.harness import bench_bundle
+from edgeaudio.bench.probes import probe_board
 from edgeaudio.bench.schema import BenchOptions, BenchResult
 from edgeaudio.bundle import Bundle
 from edgeaudio.errors import ConfigError, EdgeAudioError
 from edgeaudio.spec import Spec
 
-REQUEST_FILE, BUNDLE_FILE = "request.json", "bundle.eab"
+REQUEST_FILE, BUNDLE_FILE, CLIPS_FILE = "request.json", "bundle.eab", "clips.npz"
 #: Rare enough to be no load, often enough to tell a slow board from a dead one.
 ALIVE_S = 10.0
 # What is asked to stop and does not is ended.
@@ -43,7 +46,10 @@ _PATIENCE_S = 10.0
 
 
 class AgentRequest(Spec):
-    """What a run is to do. Files are in the run's folder."""
+    """What a run is to do. Files are in the run's folder.
+
+    foreign: names of the files beside the bundle; number n lies in `foreign_file(n)`. clips: whether there are any.
+    """
 
     task: Literal["bench", "probe"]
     run_id: str = Field(pattern=f"^{RUN_ID}$")
@@ -53,6 +59,13 @@ class AgentRequest(Spec):
     engine: str | None = None
     threads: int = Field(1, ge=1, le=64)
     options: BenchOptions = BenchOptions()
+    foreign: tuple[str, ...] = Field((), max_length=16)
+    clips: bool = False
+
+
+def foreign_file(number: int) -> str:
+    """Where a foreign model lies in the run's folder, whatever its own name."""
+    return f"foreign{number}.model"
 
 
 class Stopped(BaseException):
@@ -152,7 +165,9 @@ def _bench(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, A
     bundle = Bundle.read(folder / BUNDLE_FILE)
     if bundle.sha256 != request.bundle_sha256:
         raise ConfigError(f"{BUNDLE_FILE} is {bundle.sha256}, the request names {request.bundle_sha256}")
-    send("progress", {"stage": "check", "artefact": None, "done": 0, "total": 0})
+    foreign = [
+        ForeignModel(name, (folder / foreign_file(number)).read_bytes()) for number, name in enumerate(request.foreign)
+    ]
     result = bench_bundle(
         bundle,
         request.artefacts,
@@ -161,6 +176,9 @@ def _bench(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, A
         options=request.options,
         device=request.device,
         run_id=request.run_id,
+        foreign=foreign,
+        clips=AccuracyClips.read(folder / CLIPS_FILE) if request.clips else None,
+        on_progress=lambda now: send("progress", asdict(now)),
     )
     send_result(result, send)
 
@@ -174,13 +192,7 @@ def send_result(result: BenchResult, send: Callable[[str, dict[str, Any]], None]
 
 
 def _probe(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, Any]], None]) -> None:
-    send("result", {"board": read_board(request.device)})
-
-
-def read_board(device: str) -> dict[str, Any]:
-    """What this machine is."""
-    now = MachineState.now()
-    return describe_environment(device, now, now).model_dump(mode="json")
+    send("result", {"board": probe_board().model_dump(mode="json")})
 
 
 _TASKS = {"bench": _bench, "probe": _probe}

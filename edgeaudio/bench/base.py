@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from edgeaudio.bench.accuracy import AccuracyClips
+from edgeaudio.bench.foreign import ForeignModel
 from edgeaudio.bench.schema import BenchOptions, BenchResult
 from edgeaudio.bundle import Bundle
 
@@ -19,6 +21,7 @@ class BenchJob:
     """What is to be measured, the same on every device.
 
     artefacts: names such as `onnx-int8`, timed in turns. engine: only what this one runs; None is each format's own.
+    foreign: files that belong to no bundle, timed beside it. clips: labelled ones, answered by this host.
     deadline_s: of the whole run, clean-up included; None follows from what is measured.
     """
 
@@ -27,6 +30,8 @@ class BenchJob:
     engine: str | None = None
     threads: int = 1
     options: BenchOptions = field(default_factory=BenchOptions)
+    foreign: Sequence[ForeignModel] = ()
+    clips: AccuracyClips | None = None
     deadline_s: float | None = None
 
 

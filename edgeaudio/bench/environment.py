@@ -1,48 +1,21 @@
-"""What machine this is and what state it is in: recorded with every measurement. Linux and macOS."""
+"""The process that measures: what it runs with, what it uses, who else used the processor. Linux and macOS."""
 
 from __future__ import annotations
 
 import os
 import platform
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 import psutil
 
+from edgeaudio.bench.probes.monitor import own_cpu_s
 from edgeaudio.bench.schema import Environment
 
 # The packages whose versions can change a latency.
 _PACKAGES = ("edgeaudio", "numpy", "soxr", "onnxruntime", "ai-edge-litert", "tensorrt", "psutil", "pydantic")
-
-
-def read_text(path: Path) -> str | None:
-    """First line of a small kernel file; None where the kernel does not offer it."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return None
-    return text.strip("\0\n ").split("\n")[0] or None
-
-
-def cpu_description() -> tuple[str, tuple[str, ...]]:
-    """CPU model and feature flags from /proc/cpuinfo (x86 `flags`, ARM `Features`), else what Python knows."""
-    fields: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass  # Not Linux.
-    model = fields.get("model name") or fields.get("Hardware")
-    if model is None and "CPU part" in fields:
-        # 64-bit ARM kernels give numbers only; 0x41/0xd08 is a Cortex-A72.
-        model = f"implementer {fields.get('CPU implementer', '?')} part {fields['CPU part']}"
-    flags = fields.get("flags") or fields.get("Features") or ""
-    return model or platform.processor() or "unknown", tuple(sorted(flags.split()))
 
 
 def package_versions() -> dict[str, str]:
@@ -56,66 +29,16 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def temperature_c() -> float | None:
-    """The first thermal zone, degrees Celsius."""
-    text = read_text(Path("/sys/class/thermal/thermal_zone0/temp"))
-    return int(text) / 1000 if text is not None and text.lstrip("-").isdigit() else None
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident set of this process so far."""
-    try:
-        # VmHWM belongs to this program alone; ru_maxrss survives exec and can be the parent's.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # Not Linux.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def describe_environment(device: str, before: MachineState, after: MachineState) -> Environment:
-    """The machine, with its state at the start and at the end of a run."""
-    model, flags = cpu_description()
-    process = psutil.Process()
-    frequency = psutil.cpu_freq()
+def describe_environment(device: str) -> Environment:
+    """This process: who runs it, where it may run, with what."""
     return Environment(
         device=device,
-        board=read_text(Path("/proc/device-tree/model")),
-        cpu_model=model,
-        cpu_flags=flags,
-        architecture=platform.machine(),
-        cores_logical=psutil.cpu_count() or 1,
-        cores_physical=psutil.cpu_count(logical=False),
-        affinity=tuple(process.cpu_affinity() or ()) if hasattr(process, "cpu_affinity") else None,
-        virtualised="hypervisor" in flags if flags and platform.machine() in ("x86_64", "AMD64", "i686") else None,
-        memory_bytes=psutil.virtual_memory().total,
-        os=platform.platform(terse=True),
-        kernel=platform.release(),
-        governor=read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        frequency_mhz=frequency.current or None if frequency else None,
-        frequency_max_mhz=frequency.max or None if frequency else None,
-        temperature_c_before=before.temperature_c,
-        temperature_c_after=after.temperature_c,
-        load_average_1min_before=before.load_average_1min,
-        load_average_1min_after=after.load_average_1min,
+        # Of this thread, which is the one that measures; 0 is itself.
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=package_versions(),
     )
-
-
-@dataclass(frozen=True)
-class MachineState:
-    """The part of the environment that moves."""
-
-    load_average_1min: float
-    temperature_c: float | None
-
-    @classmethod
-    def now(cls) -> MachineState:
-        """The state at this moment."""
-        return cls(load_average_1min=os.getloadavg()[0], temperature_c=temperature_c())
 
 
 @dataclass
@@ -134,9 +57,9 @@ class LoadMeter:
         # Steal is time that other guests of the same host took: load as well, though nobody here caused it.
         busy_s = times.user + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0)
         busy_s += getattr(times, "nice", 0.0) + getattr(times, "steal", 0.0)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        own_s = usage.ru_utime + usage.ru_stime
-        return time.perf_counter(), time.thread_time(), busy_s, own_s, usage.ru_nivcsw
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        # What this process started, such as the commands of the probes, is no load of others.
+        return time.perf_counter(), time.thread_time(), busy_s, own_cpu_s(), switches
 
     def start(self) -> None:
         """Begin a stretch."""

@@ -2,75 +2,145 @@
 
 from __future__ import annotations
 
-import math
 import time
 from array import array
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.audio.resample import StreamResampler, resample
+from edgeaudio.audio.resample import StreamResampler
 from edgeaudio.audio.source import SourceStats
-from edgeaudio.bundle import Bundle
+from edgeaudio.bench.schema import StageName
 from edgeaudio.runtime import decision
-from edgeaudio.runtime.classifier import Classifier, clean_chunk
+from edgeaudio.runtime.classifier import Classifier, ScoredWindow, clean_chunk
 from edgeaudio.runtime.decision import DecisionRules, DecisionState
-from edgeaudio.runtime.engines.base import Float32
-from edgeaudio.runtime.windows import Window, WindowStream
+from edgeaudio.runtime.engines.base import Float32, GpuTimes
+from edgeaudio.runtime.stateful import Answer, Stepper
+from edgeaudio.runtime.windows import Window
 
-STAGES = ("resample", "frontend", "inference", "decision")
+STAGES: tuple[StageName, ...] = ("resample", "frontend", "inference", "decision")
+SAME_RATE = "not in path: the input already has the model's sample rate"
+
+
+class StepClock:
+    """A stepper with a clock around it: in a stateful form inference happens inside the making of windows."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        #: Nanoseconds of each answer since it was last emptied, with what was only heard before it.
+        self.taken_ns: list[int] = []
+        self._heard_ns = 0
+
+    def reset(self) -> None:
+        """See `Stepper.reset`."""
+        self._stepper.reset()
+
+    def hear(self, log_mel: Float32) -> None:
+        """See `Stepper.hear`."""
+        begun = time.perf_counter_ns()
+        self._stepper.hear(log_mel)
+        self._heard_ns += time.perf_counter_ns() - begun
+
+    def answer(self, log_mel: Float32) -> Answer:
+        """See `Stepper.answer`."""
+        begun = time.perf_counter_ns()
+        answer = self._stepper.answer(log_mel)
+        self.taken_ns.append(time.perf_counter_ns() - begun + self._heard_ns)
+        self._heard_ns = 0
+        return answer
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The four stages as plain calls. `resample` is None where the input already has the model's rate."""
+    """The stages of a hop as plain calls. `resample` is None where the input already has the model's rate.
+
+    step_clock: of a stateful form. take_gpu_us: of engines on a GPU, what the last hop took there. left_out: why a
+    stage is not in the path.
+    """
 
     clean: Callable[[Float32], Float32]
     resample: Callable[[Float32], Float32] | None
-    windows: Callable[[Float32], Iterable[Window]]
-    infer: Callable[[Float32], Float32]
-    decide: Callable[[Float32, int], object]
+    windows: Callable[[Float32], Sequence[Any]]
+    score: Callable[[Any], ScoredWindow]
+    decide: Callable[[ScoredWindow], object]
+    step_clock: StepClock | None = None
+    take_gpu_us: Callable[[], GpuTimes] | None = None
+    left_out: Mapping[StageName, str] = field(default_factory=dict)
 
 
 def live_stages(classifier: Classifier, input_rate_hz: int) -> Stages:
     """The stages that `StreamClassifier` has for this classifier and input rate, with fresh state."""
-    manifest = classifier.bundle.manifest
     stats = SourceStats()
-    windows = WindowStream(manifest.frontend, manifest.window, computed_by=classifier.frontend.name)
+    step_clock = StepClock(classifier.open_stepper()) if classifier.stateful else None
     same_rate = input_rate_hz == classifier.sample_rate
     rules = DecisionRules(
         spec=classifier.decision,
         labels=classifier.labels.names,
         sample_rate=classifier.sample_rate,
-        hop_samples=manifest.window.hop_samples(manifest.frontend),
+        hop_samples=classifier.hop_samples,
     )
     state = DecisionState.initial(len(rules.labels))
 
-    def decide(probs: Float32, position_samples: int) -> None:
+    def decide(window: ScoredWindow) -> None:
         nonlocal state
-        _, state = decision.step(probs, position_samples, state, rules)
+        _, state = decision.step(window.probs, window.position_samples, state, rules)
 
     return Stages(
         clean=lambda chunk: clean_chunk(chunk, stats),
         resample=None if same_rate else StreamResampler(input_rate_hz, classifier.sample_rate).feed,
-        windows=windows.feed,
-        infer=classifier.window_probs,
+        windows=classifier.open_windows(stepper=step_clock).feed,
+        score=classifier.scored,
         decide=decide,
+        step_clock=step_clock,
+        take_gpu_us=gpu_clock(classifier.engines),
+        left_out={"resample": SAME_RATE} if same_rate else {},
     )
 
 
+def gpu_clock(engines: Sequence[Any]) -> Callable[[], GpuTimes] | None:
+    """Starts the clocks of those engines that have one, as `TensorRTEngine` has; None where none has."""
+    able = [engine for engine in engines if hasattr(engine, "take_gpu_us")]
+    for engine in able:
+        engine.start_clock()
+
+    def take() -> GpuTimes:
+        taken = [engine.take_gpu_us() for engine in able]
+        return GpuTimes(sum(times.kernels for times in taken), sum(times.copies for times in taken))
+
+    return take if able else None
+
+
+class _NullStepper:
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def hear(self, log_mel: Float32) -> None:
+        """Nothing to hear."""
+
+    def answer(self, log_mel: Float32) -> Answer:
+        return Answer(log_mel)
+
+
 def null_stages(frames: int, n_mels: int, n_classes: int) -> Stages:
-    """Stages that do nothing: what is then measured is the harness."""
+    """Stages that do nothing: what is then measured is the harness, with the clock of a step, which most forms lack."""
     window = (Window(0, np.zeros((frames, n_mels), np.float32)),)
-    probs = np.zeros(n_classes, np.float32)
+    scored = ScoredWindow(0, np.zeros(n_classes, np.float32))
+    clock = StepClock(_NullStepper())
+
+    def windows(samples: Float32) -> Sequence[Window]:
+        clock.answer(samples)
+        return window
+
     return Stages(
         clean=lambda chunk: chunk,
         resample=lambda samples: samples,
-        windows=lambda samples: window,
-        infer=lambda log_mel: probs,
-        decide=lambda probs, position_samples: None,
+        windows=windows,
+        score=lambda window: scored,
+        decide=lambda window: None,
+        step_clock=clock,
     )
 
 
@@ -82,17 +152,25 @@ class HopTimer:
     windows share to the first.
     """
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: Stages, *, paced: bool = False) -> None:
+        """`paced`: there is a stage `wait` too."""
         self.stages = stages
+        self.names: tuple[StageName, ...] = ("wait", *STAGES) if paced else STAGES
         # Machine integers: nothing here gives the garbage collector work.
-        self.samples_ns: dict[str, array[int]] = {name: array("q") for name in STAGES}
+        self.samples_ns: dict[StageName, array[int]] = {name: array("q") for name in self.names}
+        #: The exit that answered each window; empty without exits.
+        self.exits = array("b")
+        self.macs = self.catch_up_macs = 0
+        #: Of each window, where an engine is on a GPU.
+        self.gpu_us: list[GpuTimes] = []
         self._resample_ns = self._frontend_ns = 0
 
     def __len__(self) -> int:
-        return len(self.samples_ns["inference"])
+        # The last of a hop to be noted, where a run breaks off in the middle of one.
+        return len(self.samples_ns["decision"])
 
-    def feed(self, chunk: Float32) -> None:
-        """Take `(samples,)` at the input rate through all stages."""
+    def feed(self, chunk: Float32, waited_ns: int = 0) -> None:
+        """Take `(samples,)` at the input rate through all stages, so long after the last of them was there."""
         stages, now = self.stages, time.perf_counter_ns
         t0 = now()
         samples = stages.clean(chunk)
@@ -102,58 +180,46 @@ class HopTimer:
         t2 = now()
         windows = stages.windows(samples)
         t3 = now()
+        stepped = stages.step_clock.taken_ns if stages.step_clock is not None else ()
         self._resample_ns += t2 - t1
-        self._frontend_ns += (t1 - t0) + (t3 - t2)
-        for window in windows:
+        self._frontend_ns += (t1 - t0) + (t3 - t2) - sum(stepped)
+        for number, window in enumerate(windows):
             t4 = now()
-            probs = stages.infer(window.log_mel)
+            scored = stages.score(window)
             t5 = now()
-            stages.decide(probs, window.position_samples)
+            stages.decide(scored)
             t6 = now()
-            self._append(t5 - t4, t6 - t5)
+            inference_ns = t5 - t4 + (stepped[number] if stepped else 0)
+            self._note(scored, (waited_ns, self._resample_ns, self._frontend_ns, inference_ns, t6 - t5))
+        if stages.step_clock is not None:
+            stages.step_clock.taken_ns.clear()
 
-    def _append(self, inference_ns: int, decision_ns: int) -> None:
-        values = (self._resample_ns, self._frontend_ns, inference_ns, decision_ns)
-        for samples, value in zip(self.samples_ns.values(), values, strict=True):
-            samples.append(value)
+    def _note(self, scored: ScoredWindow, values: tuple[int, ...]) -> None:
+        if scored.exit is not None:
+            self.exits.append(scored.exit)
+        if scored.macs is not None:
+            self.macs += scored.macs
+            self.catch_up_macs += scored.catch_up_macs
+        if self.stages.take_gpu_us is not None:
+            self.gpu_us.append(self.stages.take_gpu_us())
+        for name, value in zip(self.names, values[-len(self.names) :], strict=True):
+            self.samples_ns[name].append(value)
         self._resample_ns = self._frontend_ns = 0
 
     def forget(self) -> None:
         """Drop the samples so far (warm-up); the stages keep their state."""
-        for samples in self.samples_ns.values():
+        for samples in (*self.samples_ns.values(), self.exits):
             del samples[:]
+        self.gpu_us.clear()
+        self.macs = self.catch_up_macs = 0
 
-    def columns_us(self) -> dict[str, NDArray[np.float64]]:
-        """Stage name -> `(hops,)` microseconds; `total` is the sum of the stages."""
-        columns = {name: np.asarray(samples, dtype=np.float64) / 1e3 for name, samples in self.samples_ns.items()}
+    def columns_us(self) -> dict[StageName, NDArray[np.float64]]:
+        """Stages in the path -> `(hops,)` microseconds; `total` is their sum."""
+        n, left_out = len(self), self.stages.left_out
+        columns = {
+            name: np.array(samples[:n], np.float64) / 1e3
+            for name, samples in self.samples_ns.items()
+            if name not in left_out
+        }
         columns["total"] = np.sum(list(columns.values()), axis=0)
         return columns
-
-
-class LoopedAudio:
-    """The golden waveforms of a bundle end to end, over and over, at the input rate, cut into hops."""
-
-    def __init__(self, bundle: Bundle, input_rate_hz: int) -> None:
-        manifest = bundle.manifest
-        model_rate_hz = manifest.frontend.sample_rate
-        waveform = np.ascontiguousarray(bundle.golden.waveform).reshape(-1)
-        self._waveform = resample(waveform, model_rate_hz, input_rate_hz)
-        self._hop_numerator = manifest.window.hop_samples(manifest.frontend) * input_rate_hz
-        self._hop_denominator = model_rate_hz
-        self._hops = self._position = 0
-        self.duration_s = len(self._waveform) / input_rate_hz
-
-    def next_hop(self) -> Float32:
-        """The next hop, `(samples,)`; hops of an uneven rate differ by one sample and never drift."""
-        self._hops += 1
-        end = self._hops * self._hop_numerator // self._hop_denominator
-        index = np.arange(self._position, end) % len(self._waveform)
-        self._position = end
-        chunk: Float32 = self._waveform[index]
-        return chunk
-
-
-def hops_to_first_window(bundle: Bundle) -> int:
-    """Hops that fill the first window, with one to spare for a resampler's delay."""
-    manifest = bundle.manifest
-    return math.ceil(manifest.window.duration_s(manifest.frontend) / manifest.window.hop_s(manifest.frontend)) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import astuple
 
 from edgeaudio.bench.base import BenchJob, OnProgress
 from edgeaudio.bench.harness import bench_bundle
@@ -20,5 +21,13 @@ class LocalDevice:
     ) -> BenchResult:
         """See `Device.bench`. Nothing but Ctrl-C interrupts it."""
         return bench_bundle(
-            job.bundle, job.artefacts, engine=job.engine, threads=job.threads, options=job.options, device=self.name
+            job.bundle,
+            job.artefacts,
+            engine=job.engine,
+            threads=job.threads,
+            options=job.options,
+            device=self.name,
+            foreign=job.foreign,
+            clips=job.clips,
+            on_progress=None if on_progress is None else lambda now: on_progress(*astuple(now)),
         )

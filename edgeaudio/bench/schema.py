@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from edgeaudio.bench.board import BoardRecord
+from edgeaudio.bench.board import Board, BoardRecord
 from edgeaudio.errors import ConfigError
 from edgeaudio.frontend.choice import FrontendChoice
 from edgeaudio.spec import Spec
@@ -44,19 +44,25 @@ class BenchOptions(Spec):
     idle_s: float = Field(0, ge=0, le=3600, description="power of the idle board, before anything is timed")
     affinity: tuple[int, ...] = Field((), description="cores to run on; empty: where the system puts it")
     nice: int | None = Field(None, ge=-20, le=19, description="priority; None: as found")
+    set_performance: bool = Field(False, description="hold the governors at performance, and restore them afterwards")
+    forms: tuple[Form, ...] = Field((), description="of the bundle's artefacts only these; empty: all that it has")
 
 
 class Percentile(Spec):
-    """One percentile; `upper95_us` bounds it from above at 95 % confidence. No value has a `reason`."""
+    """One percentile; `upper95_us` bounds it from above at 95 % confidence. No value has a `reason`.
+
+    `interval_us` is 95 % by block bootstrap, where enough samples lie beyond the percentile for that.
+    """
 
     p: float = Field(gt=0, lt=1)
     value_us: float | None = None
     upper95_us: float | None = None
+    interval_us: tuple[float, float] | None = None
     reason: str | None = None
 
 
 class Summary(Spec):
-    """Statistics of one stage; `p50_interval_us` is a 95 % block-bootstrap interval of the median."""
+    """Statistics of one stage; `p50_interval_us` is that of `p50`. The largest has no interval: none is sound."""
 
     n: int = Field(ge=1)
     mean_us: float
@@ -122,6 +128,10 @@ class Verdict(Spec):
         return cls(level=max((r.level for r in reasons), key=_LEVELS.index, default="valid"), reasons=reasons)
 
 
+#: Of a record that is not finished. Figures count only once `edgeaudio.bench.verdict.judged` has looked at them.
+NOT_JUDGED: Final = Verdict.of((Reason(level="invalid", code="not-judged", message="nobody has judged this yet"),))
+
+
 class LoadState(Spec):
     """What else the machine did while one artefact was timed.
 
@@ -132,6 +142,14 @@ class LoadState(Spec):
     cpu_share: float = Field(ge=0)
     other_busy_cores: float | None = Field(None, ge=0, description="cores kept busy by other processes")
     involuntary_switches: int = Field(ge=0)
+
+
+class Turn(Spec):
+    """One turn of an artefact at the processor: `n_hops` hops back to back. Seconds as in `BoardSample.t_s`."""
+
+    start_s: float
+    end_s: float
+    n_hops: int = Field(ge=1)
 
 
 class Paced(Spec):
@@ -149,7 +167,11 @@ class Paced(Spec):
 
 
 class ColdStart(Spec):
-    """Fresh processes: from the start of the interpreter to the first answer. Milliseconds, one per process."""
+    """Fresh processes: from the start of the interpreter to the first answer. Milliseconds, one per process.
+
+    import_ms: packages, the engine's library with them. load_ms: from the file to a ready model. first_inference_ms:
+    from the samples of a window to its answer. The disk's cache is warm: a process that is not counted came before.
+    """
 
     to_first_answer_ms: tuple[float, ...]
     import_ms: tuple[float, ...]
@@ -160,13 +182,29 @@ class ColdStart(Spec):
 
 
 class SoundToEvent(Spec):
-    """From the last sample of a marked sound's window in a live stream to the line of its event."""
+    """From the last sample that the event of a marked sound needed, by the source's clock, to the line of that event.
+
+    onset_us: from the first sample of the sound to the line, with what the model and the decision wait for. Of a sound
+    that makes no event in the same audio without a clock, none can be heard.
+    """
 
     n_sounds: int = Field(ge=1)
     n_heard: int = Field(ge=0)
     summary: Summary | None = None
-    samples_us: tuple[int, ...] = ()
+    samples_us: tuple[int, ...] = Field((), description="one per sound that was heard, in order")
+    sound_ms: float | None = Field(None, description="from its first sample to its last")
+    onset_summary: Summary | None = None
+    onset_us: tuple[int, ...] = ()
     detail: str
+
+
+class GpuTime(Spec):
+    """What the GPU was busy with, by CUDA events, inside `inference`: kernels, copies there and back; one per hop."""
+
+    kernels: Summary
+    copies: Summary
+    kernels_us: tuple[float, ...]
+    copies_us: tuple[float, ...]
 
 
 class Energy(Spec):
@@ -206,7 +244,10 @@ class InstructionEstimate(Spec):
 
 
 class Ratio(Spec):
-    """Median of one artefact's stage over that of another, timed in turns; the interval is 95 % by bootstrap."""
+    """Median of one artefact's stage over that of another, timed in turns; the interval is 95 % by bootstrap.
+
+    Per hop, whatever the hops: an artefact that answers more often has more of them.
+    """
 
     artefact: str
     baseline: str
@@ -228,11 +269,12 @@ class ArtefactResult(Spec):
     engine_info: dict[str, str]
     precision: str
     size_bytes: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(description="of the file; of several stages, of their digests in order")
+    hop_ms: float | None = Field(None, description="its own: a stateful form answers each of its steps")
     parity: ParityCheck | None = Field(description="None: a foreign file has no golden vectors")
     accuracy: AccuracyCheck | None = None
     load_ms: float | None = Field(None, ge=0, description="verified bytes to a ready classifier, library imported")
-    first_inference_ms: float | None = Field(None, ge=0)
+    first_inference_ms: float | None = Field(None, ge=0, description="of a window, or of a step")
     n_hops: int = Field(ge=0)
     timed_s: float = Field(ge=0)
     stages: tuple[StageResult, ...] = ()
@@ -241,14 +283,16 @@ class ArtefactResult(Spec):
     rtf_max: float | None = None
     drift_share: float | None = Field(None, description="last third over first third of the medians, minus 1")
     load: LoadState | None = None
+    turns: tuple[Turn, ...] = Field((), description="when the hops of `total` were timed, in order; empty: not kept")
     exits: tuple[ExitShare, ...] = ()
+    gpu: GpuTime | None = None
     catch_up_share: float | None = Field(None, ge=0, description="of all MACs: steps that were put off and made up")
     paced: Paced | None = None
     cold_start: ColdStart | None = None
     sound_to_event: SoundToEvent | None = None
     energy: Energy | None = None
     estimate: InstructionEstimate | None = None
-    verdict: Verdict
+    verdict: Verdict = Field(NOT_JUDGED, description="of `edgeaudio.bench.verdict.judged`, and again by every reader")
 
     def stage(self, name: StageName) -> StageResult | None:
         """The stage of that name; None when nothing was timed."""
@@ -274,27 +318,11 @@ class NotRun(Spec):
 
 
 class Environment(Spec):
-    """The machine and its state. A quantity that this system does not tell is None."""
+    """The process that measured; the machine and its state are in `BenchResult.board`."""
 
-    device: str
-    board: str | None = Field(None, description="from the device tree, such as Raspberry Pi 4 Model B")
-    cpu_model: str
-    cpu_flags: tuple[str, ...]
-    architecture: str
-    cores_logical: int
-    cores_physical: int | None
-    affinity: tuple[int, ...] | None
-    virtualised: bool | None
-    memory_bytes: int
-    os: str
-    kernel: str
-    governor: str | None
-    frequency_mhz: float | None
-    frequency_max_mhz: float | None
-    temperature_c_before: float | None
-    temperature_c_after: float | None
-    load_average_1min_before: float
-    load_average_1min_after: float
+    device: str = Field(description="its name in devices.yaml, or local")
+    affinity: tuple[int, ...] | None = Field(None, description="cores that it may run on; None: the system has no such")
+    nice: int | None = Field(None, description="its priority, from -20 (first) to 19")
     python: str
     packages: dict[str, str]
 
@@ -314,7 +342,7 @@ class BenchResult(Spec):
     options: BenchOptions
     input_rate_hz: int
     model_rate_hz: int
-    hop_ms: float
+    hop_ms: float = Field(description="of the bundle's windows; each artefact tells its own")
     window_ms: float
     stream_s: float = Field(description="length of the looped golden audio")
     pacing: Literal["back-to-back"] = Field(
@@ -330,8 +358,16 @@ class BenchResult(Spec):
     ratios: tuple[Ratio, ...] = ()
 
     @property
+    def known_board(self) -> BoardRecord:
+        """`board`, or an unknown one where none was watched."""
+        return self.board or BoardRecord(board=Board())
+
+    @property
     def verdict(self) -> Verdict:
         """The worst of all artefacts; each reason names its artefact."""
+        if not self.artefacts:
+            message = self.incomplete or "nothing was run"
+            return Verdict.of((Reason(level="invalid", code="incomplete", message=message),))
         return Verdict.of(
             tuple(
                 reason.model_copy(update={"message": f"{item.artefact}: {reason.message}"})
@@ -347,13 +383,20 @@ def write_result(result: BenchResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> BenchResult:
-    """Read what `write_result` wrote.
+    """Read what `write_result` wrote, and judge it anew: no file says itself that its figures are valid.
 
     Raises:
         ConfigError: the file is missing, not JSON, or of another schema; names the file and the field.
     """
+    from edgeaudio.bench.verdict import judged  # It is about these classes.
+
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable benchmark result ({error}). Run 'edgeaudio bench' again.") from error
-    return BenchResult.parse(value, source=str(path))
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: schema_version is {version!r:.20}, wanted {SCHEMA_VERSION}. Run 'edgeaudio bench' again."
+        )
+    return judged(BenchResult.parse(value, source=str(path)))

@@ -10,6 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from edgeaudio.bundle.model_file import (
     ArtefactFormat,
     FileEntry,
+    Link,
     Metric,
     ModelFile,
     Parity,
@@ -26,11 +27,14 @@ __all__ = [
     "SCHEMA_VERSION",
     "Artefact",
     "ArtefactFormat",
+    "CascadeLineage",
     "Cost",
     "ExitChain",
     "Exits",
     "FileEntry",
+    "FirstStudent",
     "Lineage",
+    "Link",
     "Manifest",
     "Metric",
     "ModelFile",
@@ -59,13 +63,11 @@ class Artefact(ModelFile):
     decision: DecisionSpec | None = None
 
 
-class StageArtefact(ModelFile):
+class StageArtefact(Link):
     """One link of a chain: takes the window or what the stage before left, gives (hidden, logits of its exit).
 
-    The last stage gives logits alone.
+    The last stage, and one before a stage that takes the window, gives logits alone.
     """
-
-    stage: int = Field(ge=0, le=MAX_EXITS)
 
     @property
     def name(self) -> str:
@@ -106,11 +108,13 @@ class ExitChain(Spec):
         if self.calibration is not None and self.calibration.thresholds != self.thresholds:
             raise ValueError(f"{self.name}: thresholds are not those of its calibration")
         for stage, following in itertools.pairwise(self.stages):
-            if len(stage.outputs) != 2 or stage.outputs[0] != following.input:
-                given = [output.model_dump() for output in stage.outputs[:-1]]
-                raise ValueError(f"{stage.name}: leaves {given}, {following.name} takes {following.input.model_dump()}")
             hidden = following.input
-            if hidden.dtype != "float32" and (hidden.scale is None or hidden.zero_point is None):
+            if stage.outputs[:-1] != (() if following.takes_window else (hidden,)):
+                given = [output.model_dump() for output in stage.outputs[:-1]]
+                taken = "the window" if following.takes_window else hidden.model_dump()
+                raise ValueError(f"{stage.name}: leaves {given}, {following.name} takes {taken}")
+            unscaled = hidden.dtype != "float32" and (hidden.scale is None or hidden.zero_point is None)
+            if unscaled and not following.takes_window:
                 raise ValueError(f"{following.name}: its {hidden.dtype} input needs scale and zero_point")
         if len(self.stages[-1].outputs) != 1:
             raise ValueError(f"{self.stages[-1].name}: the last stage gives logits alone")
@@ -118,12 +122,13 @@ class ExitChain(Spec):
 
 
 class Exits(Spec):
-    """Early exits: the student cut into stages, each with its own head.
+    """Early exits: the student cut into stages, each with its own head, or a smaller student that is asked first.
 
-    after: the student's sections that the exits follow. macs_per_stage: what each stage adds, its head included.
+    after: the student's sections that the exits follow; None where the exit is the end of a student of its own, whose
+    next stage takes the window. macs_per_stage: what each stage adds, its head included.
     """
 
-    after: tuple[int, ...] = Field(min_length=1, max_length=MAX_EXITS)
+    after: tuple[int | None, ...] = Field(min_length=1, max_length=MAX_EXITS)
     macs_per_stage: tuple[int, ...]
     chains: tuple[ExitChain, ...] = Field(min_length=1)
 
@@ -147,6 +152,12 @@ class Exits(Spec):
                 raise ValueError(
                     f"{chain.name}: has {len(chain.stages)} stages; {len(self.after)} exits make {n_stages}"
                 )
+            for section, stage in zip(self.after, chain.stages[1:], strict=True):
+                if stage.takes_window != (section is None):
+                    raise ValueError(
+                        f"{stage.name}: takes {stage.takes!r} behind an exit after section {section}; "
+                        "`after` is null where the next stage takes the window, and only there"
+                    )
         names = [chain.name for chain in self.chains]
         if len(set(names)) != len(names):
             raise ValueError(f"chains: one for each format and precision, given {names}")
@@ -182,6 +193,40 @@ class Lineage(Spec):
     student: str
     student_config: dict[str, int | float | str | bool | tuple[int, ...] | None] = Field(default_factory=dict)
     arm: str = Field("distilled", description="how it was trained: distilled or labels-only")
+    #: Of two students in one bundle. All else here is about the one that answers last.
+    cascade: CascadeLineage | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_cascade(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles of one student are byte for byte, and readable, as before there were cascades.
+        fields: dict[str, Any] = serialise(self)
+        return {key: value for key, value in fields.items() if key != "cascade" or value is not None}
+
+
+class FirstStudent(Spec):
+    """The student of stage 0 of a cascade, as its own bundle describes it. sha256: of that whole file."""
+
+    name: str
+    sha256: str
+    cost: Cost
+    lineage: Lineage
+
+
+class CascadeLineage(Spec):
+    """What was joined: whole bundles, which stay as they were trained.
+
+    then_sha256: of the other bundle's file. thresholds_on, thresholds_folds: the clips that thresholds were chosen on
+    (all folds where none is named); None where they were given.
+    """
+
+    edgeaudio_version: str
+    first: FirstStudent
+    then_sha256: str
+    thresholds_on: Source | None = None
+    thresholds_folds: tuple[int, ...] = ()
+
+
+Lineage.model_rebuild()
 
 
 class Manifest(Spec):
@@ -213,17 +258,29 @@ class Manifest(Spec):
         stages = self.exits.stages if self.exits else ()
         return (*self.artefacts, *stages, *(self.stateful.files if self.stateful else ()))
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The entries of `model_files`, each once: a stage that is a whole artefact shares its file."""
+        return tuple(dict.fromkeys(file.path for file in self.model_files))
+
+    def _is_whole(self, file: ModelFile) -> bool:
+        """Whether it is a stage that is a whole artefact of this bundle, in one file with it."""
+        if not isinstance(file, Link) or file.takes != "window":
+            return False
+        stateful = self.stateful.artefacts if self.stateful else ()
+        return any(map(file.same_file, stateful if isinstance(file, StatefulStage) else self.artefacts))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [artefact.name for artefact in self.artefacts]
-        paths = [file.path for file in self.model_files] + [self.golden.path]
+        paths = [file.path for file in self.model_files if not self._is_whole(file)] + [self.golden.path]
         if not names:
             raise ValueError("artefacts: a bundle needs at least one")
         if len(set(names)) != len(names) or len(set(paths)) != len(paths):
             raise ValueError(f"artefacts: names and paths must be unique, given {names} at {paths}")
         expected_input = (1, self.window.frames, self.frontend.n_mels)
         for file in self.model_files:
-            takes_window = file.stage == 0 if isinstance(file, StageArtefact) else isinstance(file, Artefact)
+            takes_window = file.takes_window if isinstance(file, StageArtefact) else isinstance(file, Artefact)
             if takes_window and file.input.shape != expected_input:
                 raise ValueError(f"{file.name}: input shape {file.input.shape}, the window is {expected_input}")
             if file.outputs[-1].shape != (1, len(self.task.labels)):
@@ -237,7 +294,8 @@ class Manifest(Spec):
         if alone:
             raise ValueError(f"exits.chains: {alone} have no whole artefact beside them; it has {names}")
         if self.stateful is not None:
-            chains = {chain.name: len(chain.stages) for chain in (self.exits.chains if self.exits else ())}
+            exits = self.exits.chains if self.exits else ()
+            chains = {chain.name: [stage.takes for stage in chain.stages] for chain in exits}
             self.stateful.check_fits(self.window, self.frontend.n_mels, names, chains)
         return self
 
@@ -263,7 +321,7 @@ class Manifest(Spec):
         for chain in chains:
             if chain.name == f"{format}-{precision}":
                 return chain
-        has = ", ".join(chain.name for chain in chains) or "none at all; give its recipe exits and build it again"
+        has = ", ".join(chain.name for chain in chains) or "none at all; give its recipe exits, or 'edgeaudio cascade'"
         raise ConfigError(f"bundle {self.name!r} has no early exits as {format}-{precision}; it has: {has}")
 
     def stateful_artefact(self, format: str, precision: str) -> StatefulArtefact:
@@ -291,5 +349,8 @@ class Manifest(Spec):
         for chain in chains:
             if chain.name == f"{format}-{precision}":
                 return chain
-        has = ", ".join(chain.name for chain in chains) or "none; give its recipe exits and `stateful`"
+        has = (
+            ", ".join(chain.name for chain in chains)
+            or "none; give its recipe exits and `stateful`, or join two with equal steps"
+        )
         raise ConfigError(f"bundle {self.name!r} has no stateful stages as {format}-{precision}; it has: {has}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeaudio.spec import Spec
+from edgeaudio.spec.exits import MAX_EXITS
 
 #: "tensorrt" is ONNX under the rules of docs/decisions/0008-tensorrt.md.
 ArtefactFormat = Literal["onnx", "tflite", "tensorrt"]
@@ -88,6 +89,39 @@ class ModelFile(FileEntry):
     def inputs(self) -> tuple[TensorInfo, ...]:
         """All that the file takes, in order; the first is `input`."""
         return (self.input,)
+
+    def same_file(self, other: ModelFile) -> bool:
+        """Whether both are one entry of the bundle, of which all is said alike that both speak of but `parity`."""
+        shared = type(self).model_fields.keys() & type(other).model_fields.keys() - {"parity"}
+        return all(getattr(self, name) == getattr(other, name) for name in shared)
+
+
+class Link(ModelFile):
+    """A model file as one link of a chain.
+
+    takes: what the stage before left hidden, or the window itself (of a stateful chain: the new frames), as in a
+    cascade of whole students. Stage 0 has nothing before it and takes the window in any case.
+    """
+
+    stage: int = Field(ge=0, le=MAX_EXITS)
+    takes: Literal["hidden", "window"] = "hidden"
+
+    @property
+    def takes_window(self) -> bool:
+        """Whether its input is that of a whole artefact."""
+        return self.stage == 0 or self.takes == "window"
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.stage == 0 and self.takes == "window":
+            raise ValueError("stage 0 takes the window in any case; leave its `takes` out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles without cascades are byte for byte, and readable, as before there were any.
+        fields: dict[str, Any] = serialise(self)
+        return {key: value for key, value in fields.items() if key != "takes" or value != "hidden"}
 
 
 def require_numbered(name: str, numbered: Sequence[tuple[int, ModelFile]], what: str = "stages") -> None:

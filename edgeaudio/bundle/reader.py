@@ -24,6 +24,7 @@ from edgeaudio.bundle.trust import TrustStore
 from edgeaudio.errors import BundleError, ConfigError
 from edgeaudio.spec.base import explain_validation_error
 from edgeaudio.spec.limits import BUNDLE_BYTES, MANIFEST_BYTES, check_limit
+from edgeaudio.spec.text import printable
 
 MANIFEST_PATH = "manifest.json"
 
@@ -120,12 +121,12 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
     try:
         return Manifest.model_validate(value)
     except ValidationError as error:
-        raise BundleError(f"{source}: {_printable(explain_validation_error(error))}") from error
+        raise BundleError(f"{source}: {printable(explain_validation_error(error))}") from error
 
 
 def entry_order(manifest: Manifest) -> list[str]:
     """The names of all entries in the order of the file; a signature, if any, comes after them."""
-    return [MANIFEST_PATH, *(file.path for file in manifest.model_files), manifest.golden.path]
+    return [MANIFEST_PATH, *manifest.paths, manifest.golden.path]
 
 
 def check_entries(manifest: Manifest, payloads: dict[str, bytes], source: str) -> None:
@@ -167,8 +168,3 @@ def _check_schema_version(value: dict[str, Any], source: str) -> None:
             f"This bundle needs {needed}: pip install --upgrade edgeaudio"
         )
     raise BundleError(f"{source}: schema_version is {version!r:.40}, wanted {SCHEMA_VERSION}")
-
-
-def _printable(message: str) -> str:
-    """No control characters: keys of an untrusted manifest reach terminals through messages."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in message)[:2000]

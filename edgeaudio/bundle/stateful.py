@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgeaudio.bundle.model_file import ArtefactFormat, ModelFile, Parity, TensorInfo, require_numbered
+from edgeaudio.bundle.model_file import ArtefactFormat, Link, ModelFile, Parity, TensorInfo, require_numbered
 from edgeaudio.spec import Spec, WindowSpec, limits
 from edgeaudio.spec.exits import MAX_EXITS
 
@@ -108,13 +108,11 @@ class StatefulArtefact(ModelFile):
         return self
 
 
-class StatefulStage(StatefulArtefact):
+class StatefulStage(StatefulArtefact, Link):
     """One link of a stateful chain: takes new frames or the hidden steps of the stage before, and has its own states.
 
-    Every stage but the last gives hidden steps between its states and the logits of its exit.
+    Where the next stage takes hidden steps, it gives them between its states and the logits of its exit.
     """
-
-    stage: int = Field(ge=0, le=MAX_EXITS)
 
     @property
     def name(self) -> str:
@@ -145,9 +143,10 @@ class StatefulChain(Spec):
     def _linked(self) -> Self:
         require_numbered(self.name, [(stage.stage, stage) for stage in self.stages], "stateful stages")
         for stage, following in itertools.pairwise(self.stages):
-            if stage.hidden != following.input:
-                left = None if stage.hidden is None else stage.hidden.model_dump()
-                raise ValueError(f"{stage.name}: leaves {left}, {following.name} takes {following.input.model_dump()}")
+            wanted = None if following.takes_window else following.input
+            if stage.hidden != wanted:
+                left, taken = (info and info.model_dump() for info in (stage.hidden, wanted))
+                raise ValueError(f"{stage.name}: leaves {left}, {following.name} takes {taken or 'new frames'}")
         if self.stages[-1].hidden is not None:
             raise ValueError(f"{self.stages[-1].name}: the last stage gives states and logits alone")
         return self
@@ -198,11 +197,13 @@ class Stateful(Spec):
             chains=tuple(chains),
         )
 
-    def check_fits(self, window: WindowSpec, n_mels: int, names: Collection[str], chains: Mapping[str, int]) -> None:
+    def check_fits(
+        self, window: WindowSpec, n_mels: int, names: Collection[str], chains: Mapping[str, Sequence[str]]
+    ) -> None:
         """Raise ValueError unless all follows from the window, and each artefact has its windowed form beside it.
 
         Args:
-            names: of windowed artefacts. chains: names of windowed chains, with their number of stages.
+            names: of windowed artefacts. chains: names of windowed chains, with what their stages take.
         """
         if window.hop_frames % self.step_frames:
             raise ValueError(
@@ -217,13 +218,14 @@ class Stateful(Spec):
                 f"the window wants {lead_in} and {warm_up}"
             )
         self._check_names(names, chains)
-        for file in (*self.artefacts, *(chain.stages[0] for chain in self.chains)):
+        stages = (stage for chain in self.chains for stage in chain.stages if stage.takes_window)
+        for file in (*self.artefacts, *stages):
             if file.input.shape != (1, self.step_frames, n_mels):
                 raise ValueError(
                     f"{file.name}: input shape {file.input.shape}, a step is {(1, self.step_frames, n_mels)}"
                 )
 
-    def _check_names(self, names: Collection[str], chains: Mapping[str, int]) -> None:
+    def _check_names(self, names: Collection[str], chains: Mapping[str, Sequence[str]]) -> None:
         for field, given, there in (
             ("artefacts", [artefact.window_name for artefact in self.artefacts], names),
             ("chains", [chain.name for chain in self.chains], chains),
@@ -236,8 +238,12 @@ class Stateful(Spec):
                     f"stateful.{field}: {alone} have no windowed form beside them; the bundle has {list(there)}"
                 )
         for chain in self.chains:
-            if not len(chain.stages) == chains[chain.name] == len(self.macs_per_stage):
+            windowed = list(chains[chain.name])
+            if not len(chain.stages) == len(windowed) == len(self.macs_per_stage):
                 raise ValueError(
                     f"stateful.chains: {chain.name} has {len(chain.stages)} stages, its windowed form "
-                    f"{chains[chain.name]}, macs_per_stage {len(self.macs_per_stage)}"
+                    f"{len(windowed)}, macs_per_stage {len(self.macs_per_stage)}"
                 )
+            takes = [stage.takes for stage in chain.stages]
+            if takes != windowed:
+                raise ValueError(f"stateful.chains: stages of {chain.name} take {takes}, windowed ones {windowed}")

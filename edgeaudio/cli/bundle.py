@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Look into a bundle, test it on this machine, sign it.", rich_markup_mode=None)
     group.command("show", epilog=examples("edgeaudio bundle show x.eab", "edgeaudio bundle show x.eab --json"))(show)
     group.command("check", epilog=examples("edgeaudio bundle check x.eab"))(check)
+    group.command("build", epilog=examples("edgeaudio bundle build x.eab       not run on hardware"))(build)
     signing.register(group)
     trust_verbs.register(group)
     app.add_typer(group, name="bundle")
@@ -58,3 +59,17 @@ def check(
         for item in report.items:
             print(item)
     report.raise_if_failed()
+
+
+def build(bundle: BundleFile, require_signature: RequireSignature = False, trust: RequiredTrust = None) -> None:
+    """Build the TensorRT engines of a bundle on this device, so that its first start need not. Not run on hardware.
+
+    They stay in a cache of this user ($EDGEAUDIO_CACHE, else ~/.cache/edgeaudio), for this GPU and TensorRT alone.
+    """
+    from edgeaudio.bundle import Bundle
+    from edgeaudio.runtime.engines.tensorrt_engine import build_ahead
+
+    for name, cache, build_s in build_ahead(
+        Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
+    ):
+        print(f"{name}: {'was there already' if cache == 'hit' else cache}, built in {build_s} s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -18,6 +18,8 @@ _EACH = "[LABEL=]"
 @dataclass(frozen=True)
 class DecisionOptions:
     """What was given (see `groups`); None where it was not."""
+
+    HEADINGS: ClassVar = {"threshold": "Decision (default: the bundle's own)"}
 
     threshold: Annotated[
         list[str] | None, typer.Option(metavar=f"{_EACH}P", help="Score that starts an event, of all or one class.")

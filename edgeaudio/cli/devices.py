@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
     devices.command("doctor", epilog=examples("edgeaudio devices doctor", "edgeaudio devices doctor pi5 --json"))(
         doctor
     )
-    app.add_typer(devices, name="devices", help="List the devices of devices.yaml, look at them, find what they lack.")
+    app.add_typer(devices, name="devices", help="Boards to benchmark on: which, what they are, what they lack.")
 
 
 def list_devices(file: DevicesFileOption = None, as_json: Json = False) -> None:

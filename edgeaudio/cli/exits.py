@@ -68,10 +68,12 @@ def exits(
 def _print(curve: ExitCurve) -> None:
     fold = "" if curve.fold is None else f" fold {curve.fold}"
     print(f"{curve.bundle} {curve.chain} on {curve.dataset}{fold}: {curve.n_clips} clips, {curve.n_windows} windows")
-    exits_at = [f"section {section}" for section in curve.exits_after] + ["the end"]
+    exits_at = ["a first student" if section is None else f"section {section}" for section in curve.exits_after]
+    exits_at.append("the end")
     costs = [f"{macs:,} after {place}" for macs, place in zip(curve.macs_to_exit, exits_at, strict=True)]
     print(f"MACs per window: {', '.join(costs)};")
-    print(f"{curve.macs_per_window:,} without exit heads.")
+    alone = "of the last student alone" if None in curve.exits_after else "without exit heads"
+    print(f"{curve.macs_per_window:,} {alone}.")
     if curve.skipped:
         print(f"{len(curve.skipped)} clips cannot be decoded: {', '.join(sorted(curve.skipped)[:3])} ...")
     print()
@@ -83,7 +85,7 @@ def _print(curve: ExitCurve) -> None:
 
 def _promise(calibration: ExitCalibration) -> str:
     return (
-        f", for at most {calibration.max_drop:.2%} lost; on held-out training data "
+        f", for at most {calibration.max_drop:.2%} lost; on held-out data "
         f"{calibration.full_accuracy:.2%} became {calibration.accuracy:.2%}"
     )
 

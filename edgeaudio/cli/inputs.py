@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Annotated, BinaryIO, ClassVar, Literal, cast
 
 import typer
 
@@ -58,6 +58,8 @@ def devices(as_json: Json = False) -> None:
 @dataclass(frozen=True)
 class InputOptions:
     """What was given beside `--input` (see `groups`); None where it was not."""
+
+    HEADINGS: ClassVar = {"sample_rate": "Input"}
 
     sample_rate: Annotated[
         int | None,

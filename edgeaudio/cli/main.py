@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from edgeaudio import __version__
-from edgeaudio.cli import bench, bundle, data, devices, exits, info, inputs, recipe, score, stream, sweep
+from edgeaudio.cli import bench, bundle, cascade, data, devices, exits, info, inputs, recipe, score, stream, sweep
 from edgeaudio.cli.options import examples
 from edgeaudio.errors import EdgeAudioError
 
@@ -75,7 +75,7 @@ def _global_options(
         print(context.get_help())
 
 
-for group in (recipe, sweep, data, score, exits, bundle, stream, inputs, bench, devices, info):
+for group in (recipe, sweep, data, score, exits, cascade, bundle, stream, inputs, bench, devices, info):
     group.register(app)
 
 
@@ -117,7 +117,9 @@ def _invoke(given: list[str]) -> int:
 def _report(message: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from edgeaudio.spec.text import printable  # Not for every --help: it is in a room that imports pydantic.
+
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

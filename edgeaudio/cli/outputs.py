@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 import typer
@@ -122,6 +122,14 @@ WebhookTimeoutS = Annotated[
 @dataclass(frozen=True)
 class OutputOptions:
     """The options of all outputs (see `groups`)."""
+
+    HEADINGS: ClassVar = {
+        "events": "Events in a file",
+        "save_clips": "Clips",
+        "mqtt": "MQTT",
+        "webhook": "Webhook",
+        "ui": "Live page",
+    }
 
     events: Events = None
     events_max_mb: EventsMaxMb = 16.0

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 import typer
 
 from edgeaudio.cli.decide import DecisionOptions, decision_of
-from edgeaudio.cli.groups import takes_groups
+from edgeaudio.cli.groups import SectionedCommand, takes_groups
 from edgeaudio.cli.inputs import Input, InputOptions, source_of
 from edgeaudio.cli.options import BundleFile, Engine, Exits, Frontend, Precision, Stateful, Threads, examples
 from edgeaudio.cli.outputs import OutputOptions, open_outputs
@@ -41,12 +41,14 @@ def register(app: typer.Typer) -> None:
         "edgeaudio stream x.eab --input replay:street.wav --inject drops=0.01",
         "ffmpeg -i rtsp://c/1 -ar 16000 -f s16le - | edgeaudio stream x.eab --input -",
     )
-    app.command("stream", epilog=stream_examples)(stream)
+    app.command("stream", cls=SectionedCommand, epilog=stream_examples)(stream)
 
 
 @dataclass(frozen=True)
 class LiveOptions:
     """How the stream is kept alive (see `groups`)."""
+
+    HEADINGS: ClassVar = {"on_overrun": "Upkeep"}
 
     on_overrun: Annotated[
         str, typer.Option(metavar="WHAT", help="When a live input is faster than this machine: drop-oldest or fail.")

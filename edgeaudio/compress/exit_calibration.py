@@ -100,15 +100,18 @@ class ExitAnswers:
 
     def outcome(self, thresholds: Sequence[float | None]) -> CascadeOutcome:
         """Replay; thresholds above 1 are never reached."""
-        bounds = [_NEVER if threshold is None else threshold for threshold in thresholds]
-        taken = self._exits_taken(bounds)
+        taken = self._exits_taken(thresholds)
         counts = np.bincount(taken, minlength=self.n_exits)
         return CascadeOutcome(
             thresholds=tuple(thresholds),
             share=tuple((counts / self.n_windows).tolist()),
             mean_macs=float(counts @ self.macs_to_exit / self.n_windows),
-            accuracy=self._accuracy(taken),
+            accuracy=float(np.mean(self._scores(taken))),
         )
+
+    def scores(self, thresholds: Sequence[float | None]) -> NDArray[np.float64]:
+        """Of each clip (or window): 1 where it is right, else 0; multi-label: the overlap. Accuracy is their mean."""
+        return self._scores(self._exits_taken(thresholds))
 
     def mean_macs(self, levels: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """For every combination of levels, one axis per exit."""
@@ -125,36 +128,41 @@ class ExitAnswers:
         mean: NDArray[np.float64] = total[0] / self.n_windows
         return mean
 
-    def _exits_taken(self, thresholds: Sequence[float]) -> NDArray[np.int64]:
+    def _exits_taken(self, thresholds: Sequence[float | None]) -> NDArray[np.int64]:
+        bounds = [_NEVER if threshold is None else threshold for threshold in thresholds]
         taken = np.full(self.n_windows, self.n_exits - 1, np.int64)
         for number in reversed(range(self.n_exits - 1)):
-            taken[self._confidence[number] >= thresholds[number]] = number
+            taken[self._confidence[number] >= bounds[number]] = number
         return taken
 
-    def _accuracy(self, taken: NDArray[np.int64]) -> float:
+    def _scores(self, taken: NDArray[np.int64]) -> NDArray[np.float64]:
         probs: NDArray[np.floating] = self._probs[taken, np.arange(self.n_windows)]
         if self._starts is not None:
             lengths = np.diff(self._starts, append=self.n_windows)
             probs = np.add.reduceat(probs, self._starts, axis=0, dtype=np.float64) / lengths[:, None]
         if self._kind == "single_label":
-            return float(np.mean(probs.argmax(axis=1) == self._targets))
+            return np.asarray(probs.argmax(axis=1) == self._targets, np.float64)
         answered, true = probs > 0.5, self._targets.astype(bool)
         either = (answered | true).sum(axis=1)
-        return float(np.mean(np.where(either, (answered & true).sum(axis=1) / np.maximum(either, 1), 1.0)))
+        return np.where(either, (answered & true).sum(axis=1) / np.maximum(either, 1), 1.0)
 
 
-def calibrate_exits(answers: ExitAnswers, max_drop: float) -> ExitCalibration:
+def calibrate_exits(answers: ExitAnswers, max_drop: float, *, standard_errors: float = 0) -> ExitCalibration:
     """The thresholds with the fewest mean MACs whose accuracy is at most `max_drop` below that of all stages.
 
     Args:
         answers: on held-out *training* windows, by the artefact that the thresholds are for; never on test data.
         max_drop: absolute share of windows or clips, in [0, 1).
+        standard_errors: of the loss, by so many it has to lie below `max_drop`. The cheapest of many thresholds that
+            just keep a bound on few clips breaks it on others more often than not; 1 is a usual margin.
     Raises:
-        ConfigError: `max_drop` outside its range.
+        ConfigError: `max_drop` or `standard_errors` outside its range.
         DataError: windows of one class alone, which any exit could answer.
     """
     if not 0 <= max_drop < 1:
         raise ConfigError(f"exits.max_drop is {max_drop}; wanted a share from 0 to below 1, such as 0.0125 for 1 in 80")
+    if not 0 <= standard_errors < np.inf:
+        raise ConfigError(f"standard_errors is {standard_errors}; wanted a number from 0")
     if answers.one_class:
         raise DataError(
             f"all {answers.n_windows} windows of the exit calibration are of one class; hold out clips of every class"
@@ -162,25 +170,28 @@ def calibrate_exits(answers: ExitAnswers, max_drop: float) -> ExitCalibration:
     n_thresholds = answers.n_exits - 1
     levels = [answers.levels(number, _LEVELS[n_thresholds]) for number in range(n_thresholds)]
     macs = answers.mean_macs(levels)
-    full = answers.outcome((None,) * n_thresholds)
+    full = answers.scores((None,) * n_thresholds)
     # A stable sort of falling levels: of equal costs, the combination that trusts early exits least.
     for position in np.argsort(macs, axis=None, kind="stable"):
         chosen = np.unravel_index(position, macs.shape)
         bounds = [float(tried[at]) for tried, at in zip(levels, chosen, strict=True)]
-        found = answers.outcome([None if bound == _NEVER else bound for bound in bounds])
+        thresholds = [None if bound == _NEVER else bound for bound in bounds]
+        lost = full - answers.scores(thresholds)
         # A hair for the order of sums; never a whole window or clip.
-        if full.accuracy - found.accuracy <= max_drop + 1e-12:
+        if lost.mean() + standard_errors * lost.std() / np.sqrt(len(lost)) <= max_drop + 1e-12:
             break
+    found = answers.outcome(thresholds)
     return ExitCalibration(
         thresholds=found.thresholds,
         max_drop=max_drop,
         n_windows=answers.n_windows,
         n_clips=answers.n_clips,
         accuracy=found.accuracy,
-        full_accuracy=full.accuracy,
+        full_accuracy=float(full.mean()),
         share=found.share,
         mean_macs=found.mean_macs,
         worst_case_macs=int(answers.macs_to_exit[-1]),
+        standard_errors=standard_errors,
     )
 
 

@@ -193,6 +193,8 @@ _HEALTH: Mapping[str, Mapping[str, Any]] = {
     "overruns": {"name": "Overruns", **_COUNTER},
     "nan_samples": {"name": "Samples that are no numbers", **_COUNTER},
     "engine_restarts": {"name": "Engine restarts", **_COUNTER},
+    "reopened": {"name": "Input reopened", **_COUNTER},
+    "drift_ppm": {"name": "Clock drift", "unit_of_measurement": "ppm", "suggested_display_precision": 0, **_GAUGE},
     "mqtt_dropped": {"name": "Lost MQTT messages", **_COUNTER},
     "dead_input": {
         "platform": "binary_sensor",

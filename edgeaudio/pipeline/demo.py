@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from edgeaudio.bench.base import BenchJob
+from edgeaudio.bench.local import LocalDevice
 from edgeaudio.bench.schema import BenchOptions, BenchResult, write_result
 from edgeaudio.bundle import Bundle
-from edgeaudio.catalog import resolve
 from edgeaudio.pipeline.arms import DISTILLED
 from edgeaudio.pipeline.config import load_config
 from edgeaudio.pipeline.prepare import Progress
@@ -44,7 +45,7 @@ def run_demo(work: Path, *, progress: Progress, progress_bar: bool = False) -> D
     assert arm is not None
     bundle = work / arm.bundle
     progress("benchmark", 0, 1)
-    bench: BenchResult = resolve("devices", "local")().bench(Bundle.read(bundle), options=DEMO_BENCH)
+    bench: BenchResult = LocalDevice().bench(BenchJob(Bundle.read(bundle), options=DEMO_BENCH))
     write_result(bench, work / BENCH_FILE)
     progress("benchmark", 1, 1)
     report = write_run_report(work, work / "report.html")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
 from edgeaudio.audio.source import SourceStats
-from edgeaudio.bundle import Bundle
+from edgeaudio.bundle import Bundle, Manifest
 from edgeaudio.catalog import resolve
 from edgeaudio.compress.exit_calibration import ExitAnswers, sweep_exits
 from edgeaudio.data.clips import Clip, Dataset
@@ -47,7 +49,8 @@ class ExitCurve:
     """`points` by rising mean MACs; the last that never stops early is the reference.
 
     accuracy: of clips; multi-label: the mean overlap of answered and true labels. macs_to_exit: per window, the last is
-    the worst case; macs_per_window: of the whole artefact. skipped: clip id -> why it could not be decoded.
+    the worst case; macs_per_window: of the whole artefact. exits_after: sections, None for the end of a student of its
+    own. skipped: clip id -> why it could not be decoded.
     """
 
     bundle: str
@@ -58,7 +61,7 @@ class ExitCurve:
     fold: int | None
     n_clips: int
     n_windows: int
-    exits_after: tuple[int, ...]
+    exits_after: tuple[int | None, ...]
     macs_to_exit: tuple[int, ...]
     macs_per_window: int
     calibration: ExitCalibration | None
@@ -88,34 +91,8 @@ def exit_curve(
     cascade = Cascade.of_bundle(bundle, engine=engine, precision=precision, threads=threads)
     chain = manifest.exit_chain(resolve("engines", engine).format, precision)
     assert manifest.exits is not None
-    position, n_labels = label_positions(manifest.task, dataset), len(manifest.task.labels)
-    logits: list[Float32] = []
-    targets: list[int | list[int]] = []
-    numbers: list[int] = []
-    skipped: dict[str, str] = {}
-    clips = clips_of(dataset, fold)
-    for number, clip in enumerate(clips):
-        try:
-            windows = _windows(clip, bundle)
-        except AudioFileError as error:
-            skipped[clip.id] = str(error)
-            continue
-        logits.append(cascade.logits(windows))
-        numbers += [number] * len(windows)
-        given = [position[label] for label in clip.labels]
-        target = given[0] if manifest.task.kind == "single_label" else np.bincount(given, minlength=n_labels).tolist()
-        targets += [target] * len(windows)
-        if progress is not None:
-            progress(number + 1, len(clips))
-    if not logits:
-        raise DataError(f"dataset {dataset.name!r}: none of {len(clips)} clips can be decoded; see 'data inspect'")
-    answers = ExitAnswers(
-        np.concatenate(logits, axis=1),
-        np.array(targets),
-        manifest.exits.macs_per_stage,
-        kind=manifest.task.kind,
-        clips=np.array(numbers),
-    )
+    found = exit_logits(manifest, [cascade], dataset, clips_of(dataset, fold), progress)
+    (answers,) = exit_answers(manifest, found)
     assert answers.n_clips is not None
     return ExitCurve(
         bundle=manifest.name,
@@ -131,8 +108,65 @@ def exit_curve(
         macs_per_window=manifest.cost.macs_per_window,
         calibration=chain.calibration,
         points=_points(answers, chain.thresholds, single_label=manifest.task.kind == "single_label"),
-        skipped=skipped,
+        skipped=found.skipped,
     )
+
+
+class ExitLogits(NamedTuple):
+    """What all stages say of all windows of some clips.
+
+    logits: of each cascade `(n_exits, n, classes)`; targets `(n,)`, or `(n, classes)` for multi-label; clips `(n,)`:
+    the number of each window's clip. skipped: clip id -> why it could not be decoded.
+    """
+
+    logits: list[Float32]
+    targets: NDArray[np.int64]
+    clips: NDArray[np.int64]
+    skipped: dict[str, str]
+
+
+def exit_logits(
+    manifest: Manifest,
+    cascades: Sequence[Cascade],
+    dataset: Dataset,
+    clips: Sequence[Clip],
+    progress: Callable[[int, int], None] | None = None,
+) -> ExitLogits:
+    """Run all stages of cascades of one bundle over every window of the clips.
+
+    Raises:
+        ConfigError: labels that are not the bundle's. DataError: no clip can be decoded.
+    """
+    position, n_labels = label_positions(manifest.task, dataset), len(manifest.task.labels)
+    logits: list[list[Float32]] = [[] for _ in cascades]
+    targets: list[int | list[int]] = []
+    numbers: list[int] = []
+    skipped: dict[str, str] = {}
+    for number, clip in enumerate(clips):
+        try:
+            windows = clip_windows(clip, manifest)
+        except AudioFileError as error:
+            skipped[clip.id] = str(error)
+            continue
+        for cascade, answered in zip(cascades, logits, strict=True):
+            answered.append(cascade.logits(windows))
+        numbers += [number] * len(windows)
+        given = [position[label] for label in clip.labels]
+        target = given[0] if manifest.task.kind == "single_label" else np.bincount(given, minlength=n_labels).tolist()
+        targets += [target] * len(windows)
+        if progress is not None:
+            progress(number + 1, len(clips))
+    if not targets:
+        raise DataError(f"dataset {dataset.name!r}: none of {len(clips)} clips can be decoded; see 'data inspect'")
+    stacked = [np.concatenate(answered, axis=1) for answered in logits]
+    return ExitLogits(stacked, np.array(targets), np.array(numbers), skipped)
+
+
+def exit_answers(manifest: Manifest, found: ExitLogits) -> list[ExitAnswers]:
+    """Of each cascade of a bundle, ready for replay."""
+    assert manifest.exits is not None
+    macs, kind = manifest.exits.macs_per_stage, manifest.task.kind
+    return [ExitAnswers(logits, found.targets, macs, kind=kind, clips=found.clips) for logits in found.logits]
 
 
 def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single_label: bool) -> tuple[CurvePoint, ...]:
@@ -154,9 +188,9 @@ def _points(answers: ExitAnswers, operating: tuple[float | None, ...], *, single
     return tuple(sorted(points, key=lambda point: point.mean_macs))
 
 
-def _windows(clip: Clip, bundle: Bundle) -> Float32:
+def clip_windows(clip: Clip, manifest: Manifest) -> Float32:
     """`(n, frames, n_mels)` of a clip, as `Classifier` has them."""
-    frontend, window = bundle.manifest.frontend, bundle.manifest.window
+    frontend, window = manifest.frontend, manifest.window
     audio = decode_file(clip.path)
     clean = clean_chunk(audio.waveform, SourceStats())
     if audio.sample_rate != frontend.sample_rate:

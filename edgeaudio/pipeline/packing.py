@@ -104,7 +104,6 @@ def export_stage(
     """fp32 artefacts, then everything in `bundle.eab` (not verified yet): exits calibrated, the stateful form last."""
     recipe = context.recipe
     lineage = _lineage(context, prepared, trained, teacher)
-    step_frames = wanted_step(context, trained.arm)
     inputs = {
         "weights": trained.weights_sha256,
         "int8": quantised.outputs_digest,
@@ -144,18 +143,30 @@ def export_stage(
         )
         bundle = folder / "bundle.eab"
         write_bundle(bundle, manifest, payloads, golden)
-        if isinstance(trained.network, EarlyExitStudent):
-            chains = _exported_stages(context, trained.network, None, "fp32")
-            chains += _read_chains(quantised)
-            held_out = _clear_windows(context, prepared, stores)
-            atomic_write(bundle, _with_exits(context, prepared, trained.network, bundle, chains, held_out))
-        if step_frames is not None:
-            steps = exported_steps(context, trained.network, None, None, "fp32", step_frames) + read_steps(quantised)
-            steps.sort(key=lambda item: (item.format, item.precision, -1 if item.stage is None else item.stage))
-            atomic_write(bundle, add_stateful(Bundle.read(bundle), steps))
+        _add_forms(context, prepared, trained, stores, quantised, bundle)
         return {"bundle": "bundle.eab"}
 
     return context.work.run_stage(f"export-fold{trained.fold}-{trained.arm}", inputs, export)
+
+
+def _add_forms(
+    context: Context,
+    prepared: Prepared,
+    trained: TrainedStudent,
+    stores: FoldStores,
+    quantised: StageResult,
+    bundle: Path,
+) -> None:
+    """Write early exits and the stateful form into the file `bundle`, where the recipe wants them."""
+    if isinstance(trained.network, EarlyExitStudent):
+        chains = _exported_stages(context, trained.network, None, "fp32") + _read_chains(quantised)
+        held_out = _clear_windows(context, prepared, stores)
+        atomic_write(bundle, _with_exits(context, prepared, trained.network, bundle, chains, held_out))
+    step_frames = wanted_step(context, trained.arm)
+    if step_frames is not None:
+        steps = exported_steps(context, trained.network, None, None, "fp32", step_frames) + read_steps(quantised)
+        steps.sort(key=lambda item: (item.format, item.precision, -1 if item.stage is None else item.stage))
+        atomic_write(bundle, add_stateful(Bundle.read(bundle), steps))
 
 
 def _exported(

@@ -1,6 +1,7 @@
 """`write_report`: one self-contained HTML page. No script, no request, readable on a phone and on paper.
 
-The page is `report.html.j2` with `report.css`; `report_view` finds the words, `report_plots` the figures.
+The page is `report.html.j2` in the frame of `edgeaudio.report`; `report_view` finds the words, `report_plots` the
+figures.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from edgeaudio.pipeline.report_data import (
     Score,
 )
 from edgeaudio.pipeline.report_stats import accuracy_interval
+from edgeaudio.report.latency import latency_panels, latency_rows
+from edgeaudio.report.page import render_page, shown
 from edgeaudio.spec.fs import atomic_write
 
 __all__ = [
@@ -47,33 +50,14 @@ def write_report(data: ReportData, out: Path) -> None:
 
 def render_report(data: ReportData) -> str:
     """The page as text. Equal data give equal text."""
-    from jinja2 import BaseLoader, Environment, StrictUndefined
-    from markupsafe import Markup
-
-    here = resources.files("edgeaudio.pipeline")
-    environment = Environment(
-        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"count": view.count, "kib": view.kib, "percent": view.percent}
-    # Markup marks what was made here and holds no text of others unescaped: our style sheet and our figures.
-    css = Markup(here.joinpath("report.css").read_text(encoding="utf-8"))
-    template = environment.from_string(here.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(data=data, css=css, **_context(data, Markup))
+    template = resources.files("edgeaudio.pipeline").joinpath("report.html.j2")
+    return render_page(template, {"data": data, **_context(data)})
 
 
-def _context(data: ReportData, trusted: Any) -> dict[str, Any]:
+def _context(data: ReportData) -> dict[str, Any]:
     from edgeaudio.pipeline.report_chain import chain_view
-    from edgeaudio.pipeline.report_plots import (
-        Panel,
-        frontend_panels,
-        latency_panels,
-        learning_curve_panels,
-        size_panels,
-    )
+    from edgeaudio.pipeline.report_plots import frontend_panels, learning_curve_panels, size_panels
     from edgeaudio.pipeline.report_sweep import sweep_panels, sweep_view
-
-    def shown(panels: list[Panel]) -> list[dict[str, Any]]:
-        return [{"svg": trusted(panel.svg), "caption": panel.caption} for panel in panels]
 
     rows, folds, axis = view.model_rows(data)
     curves, left_out = learning_curve_panels(data.curves)
@@ -90,7 +74,7 @@ def _context(data: ReportData, trusted: Any) -> dict[str, Any]:
         "curve_panels": shown(curves),
         "curves_left_out": left_out,
         "confusion": view.confusion_view(data.confusion) if data.confusion else None,
-        "latency": view.latency_rows(data.bench) if data.bench else (),
+        "latency": latency_rows(data.bench) if data.bench else (),
         "latency_panels": shown(latency_panels(data.bench)) if data.bench else [],
         "frontend_panels": shown(frontend_panels(data.frontend_example)) if data.frontend_example else [],
         "sweep": sweep_view(data.sweep) if data.sweep else None,

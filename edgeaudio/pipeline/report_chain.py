@@ -13,8 +13,9 @@ from edgeaudio.errors import WorkDirError
 from edgeaudio.pipeline.arms import DISTILLED
 from edgeaudio.pipeline.report_data import ChainResult, ChainRow, PairedComparison, Score, SizedKind, SizedResult
 from edgeaudio.pipeline.report_stats import mcnemar_exact_p
-from edgeaudio.pipeline.report_view import count, kib, p_value
+from edgeaudio.pipeline.report_view import p_value
 from edgeaudio.pipeline.summary import ArmResult, ArtefactResult, ChainStep, ExitResult, RunSummary
+from edgeaudio.report.words import count, kib
 
 FLOAT = "torch-fp32"
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.pipeline.report_data import FrontendExample, LearningCurve, Score, SizedKind, SizedResult
 from edgeaudio.pipeline.report_stats import accuracy_interval
-from edgeaudio.pipeline.report_svg import INK, MUTED, SERIES, SURFACE, figure_svg, new_figure, plot_style
+from edgeaudio.report.page import Panel
+from edgeaudio.report.svg import MUTED, SERIES, SURFACE, figure_svg, new_figure, plot_style
 
 _PANEL_IN = (4.6, 2.75)
 _SIZES_IN = (5.2, 4.0)
@@ -35,14 +34,6 @@ _TITLES = {
     "val_acc": "Held-out accuracy",
     "lr": "Learning rate",
 }
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One figure: trusted SVG made here, and its caption as plain text."""
-
-    svg: str
-    caption: str = ""
 
 
 def learning_curve_panels(curves: Sequence[LearningCurve]) -> tuple[list[Panel], list[str]]:
@@ -114,60 +105,6 @@ def _thin(
     edges = np.linspace(0, len(steps), most + 1).astype(int)[:-1]
     counts = np.diff(np.append(edges, len(steps)))
     return np.add.reduceat(steps, edges) / counts, np.add.reduceat(values, edges) / counts
-
-
-def latency_panels(bench: BenchResult) -> list[Panel]:
-    """One histogram of whole hops per artefact, all on one axis so that they can be compared by eye."""
-    timed = [(item, _samples_ms(item)) for item in bench.artefacts]
-    timed = [(item, samples) for item, samples in timed if len(samples)]
-    if not timed:
-        return []
-    # Rare stalls would squeeze everything else into one bar; they are counted in the caption instead.
-    high = max(float(np.quantile(samples, 0.95)) for _, samples in timed) * 1.5
-    low = min(float(samples.min()) for _, samples in timed) * 0.9
-    bins = np.linspace(low, high, 61)
-    panels = []
-    with plot_style():
-        for number, (item, samples) in enumerate(timed):
-            figure = new_figure(*_PANEL_IN)
-            axes = figure.subplots()
-            _draw_latency(axes, item, samples, bins)
-            beyond = int((samples > high).sum())
-            caption = f"{len(samples):,} hops; {beyond} beyond the right edge, longest {samples.max():.3g} ms"
-            label = f"Latency per hop of {item.artefact} on {item.engine}"
-            panels.append(Panel(figure_svg(figure, name=f"latency{number}", description=label), caption))
-    return panels
-
-
-def _samples_ms(item: ArtefactResult) -> NDArray[np.float64]:
-    total = item.stage("total")
-    return np.asarray(total.samples_us if total else (), dtype=np.float64) / 1e3
-
-
-def _draw_latency(axes: Any, item: ArtefactResult, samples: NDArray[np.float64], bins: NDArray[np.float64]) -> None:
-    axes.hist(samples, bins=bins, color=SERIES[0], alpha=0.85)
-    total = item.stage("total")
-    summary = total.summary if total else None
-    top = axes.get_ylim()[1] * 1.18
-    if summary is not None:
-        for name, value_us, height in (("p50", summary.p50.value_us, 0.99), ("p95", summary.p95.value_us, 0.88)):
-            if value_us is not None and value_us / 1e3 < bins[-1]:
-                axes.axvline(value_us / 1e3, color=INK, linewidth=1, linestyle=(0, (3, 2)))
-                axes.annotate(
-                    f"{name} {value_us / 1e3:.3g}",
-                    (value_us / 1e3, top * height),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    color=INK,
-                    fontsize=9,
-                    va="top",
-                )
-    axes.set_ylim(0, top)
-    axes.set_xlim(bins[0], bins[-1])
-    axes.grid(False, axis="x")
-    axes.set_title(item.artefact)
-    axes.set_xlabel("processing time per hop (ms)")
-    axes.set_ylabel("hops")
 
 
 def size_panels(sized: Sequence[SizedResult], teacher: Score | None) -> list[Panel]:

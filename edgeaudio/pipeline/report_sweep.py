@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeaudio.pipeline.report_plots import Panel
-from edgeaudio.pipeline.report_svg import INK, MUTED, SERIES, figure_svg, new_figure, plot_style
-from edgeaudio.pipeline.report_view import count, kib, percent
 from edgeaudio.pipeline.sweep_spec import Objective, SweepResult, SweepTrial
+from edgeaudio.report.page import Panel
+from edgeaudio.report.svg import INK, MUTED, SERIES, figure_svg, new_figure, plot_style
+from edgeaudio.report.words import count, kib, percent
 
 _PANEL_IN = (4.6, 2.95)
 #: Numbers beside the points of the front help up to here; more would cover each other.

@@ -6,62 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeaudio.bench.schema import ArtefactResult, BenchResult, Percentile, StageName
+from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.pipeline.report_data import Confusion, ModelResult, PairedComparison, ReportData, Score
 from edgeaudio.pipeline.report_stats import accuracy_interval, mcnemar_exact_p, paired_difference_interval
+from edgeaudio.report.page import Tile
+from edgeaudio.report.words import count, kib, milliseconds, percent
 
 #: Above this many classes, cells are too small for counts and columns are numbered.
 DENSE_CLASSES = 16
 MAX_SKIPPED_SHOWN = 50
 MAX_CONFUSED_PAIRS = 8
-_STAGES: tuple[StageName, ...] = ("resample", "frontend", "inference", "decision")
-_STAGE_WORDS = {"resample": "resample", "frontend": "front-end", "inference": "inference", "decision": "decision"}
 _SIGNIFICANT_P = 0.05
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """`93.4 %`."""
-    return f"{share * 100:.{digits}f} %"
-
-
-def count(value: int | None) -> str:
-    """`23.1 k`, `4.6 M`; a dash for None."""
-    if value is None:
-        return "–"
-    for limit, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (10_000, "k")):
-        if value >= limit:
-            return f"{value / (1_000 if unit == 'k' else limit):.1f} {unit}"
-    return f"{value:,}"
-
-
-def kib(value: int | None) -> str:
-    """`61.4 KiB`; a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 1024:.1f} KiB"
-
-
-def milliseconds(value_us: float | None) -> str:
-    """`0.564 ms`, `12.31 ms`; a dash for None."""
-    return "–" if value_us is None else f"{_ms_digits(value_us)} ms"
-
-
-def _ms_digits(value_us: float) -> str:
-    return f"{value_us / 1e3:.{3 if value_us < 1e3 else 2 if value_us < 1e5 else 0}f}"
 
 
 def p_value(p: float) -> str:
     """Two digits, never a bare zero."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure for the head of the page."""
-
-    value: str
-    label: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,11 +150,18 @@ def _smallest(data: ReportData) -> ModelResult | None:
 
 def _fastest(bench: BenchResult | None) -> tuple[float, ArtefactResult] | None:
     timed = []
-    for item in bench.artefacts if bench else ():
+    for item in _at_the_hop(bench):
         total = item.stage("total")
         if total and total.summary and total.summary.p50.value_us is not None and item.verdict.level != "invalid":
             timed.append((total.summary.p50.value_us, item))
     return min(timed, key=lambda pair: pair[0], default=None)
+
+
+def _at_the_hop(bench: BenchResult | None) -> list[ArtefactResult]:
+    """The bundle's artefacts that answer once per hop of its windows: only those compare in time per hop."""
+    if bench is None:
+        return []
+    return [item for item in bench.artefacts if item.form != "foreign" and item.hop_ms in (None, bench.hop_ms)]
 
 
 @dataclass(frozen=True)
@@ -259,92 +226,26 @@ def confusion_view(confusion: Confusion) -> ConfusionView:
     return ConfusionView(confusion.model, confusion.labels, rows, len(confusion.labels) > DENSE_CLASSES, pairs)
 
 
-@dataclass(frozen=True)
-class LatencyRow:
-    """One artefact's latencies; `split` is `(stage, width in %, text)` of the medians."""
-
-    artefact: str
-    engine: str
-    size: str
-    p50: str
-    interval: str
-    p95: str
-    p99: str
-    longest: str
-    rtf: str
-    load: str
-    verdict: str
-    reasons: tuple[str, ...]
-    split: tuple[tuple[str, float, str], ...]
-
-
-def latency_rows(bench: BenchResult) -> tuple[LatencyRow, ...]:
-    """All artefacts of the run; stage bars share one scale."""
-    widest_us = max((_split_sum(item) for item in bench.artefacts), default=0.0)
-    return tuple(_latency_row(item, widest_us) for item in bench.artefacts)
-
-
-def _medians(item: ArtefactResult) -> list[tuple[StageName, float]]:
-    found = []
-    for name in _STAGES:
-        stage = item.stage(name)
-        if stage and stage.summary and stage.summary.p50.value_us is not None:
-            found.append((name, stage.summary.p50.value_us))
-    return found
-
-
-def _split_sum(item: ArtefactResult) -> float:
-    return sum(value for _, value in _medians(item))
-
-
-def _latency_row(item: ArtefactResult, widest_us: float) -> LatencyRow:
-    total = item.stage("total")
-    summary = total.summary if total else None
-    bounds = summary.p50_interval_us if summary else None
-    return LatencyRow(
-        artefact=item.artefact,
-        engine=" ".join(item.engine_info.get(key, "") for key in ("library", "version")).strip() or item.engine,
-        size=kib(item.size_bytes),
-        p50=milliseconds(summary.p50.value_us) if summary else "–",
-        interval=f"{_ms_digits(bounds[0])} – {_ms_digits(bounds[1])}" if bounds else "–",
-        p95=_percentile(summary.p95) if summary else "–",
-        p99=_percentile(summary.p99) if summary else "–",
-        longest=milliseconds(summary.max_us) if summary else "–",
-        rtf=f"{item.rtf_p50:.4f}" if item.rtf_p50 is not None else "–",
-        load=f"{item.load_ms:.0f} ms",
-        verdict=item.verdict.level,
-        reasons=tuple(reason.message for reason in item.verdict.reasons),
-        split=tuple(
-            (_STAGE_WORDS[name], 100 * value / widest_us, f"{_STAGE_WORDS[name]} {_ms_digits(value)}")
-            for name, value in _medians(item)
-        )
-        if widest_us > 0
-        else (),
-    )
-
-
-def _percentile(percentile: Percentile) -> str:
-    return milliseconds(percentile.value_us) if percentile.value_us is not None else f"not given: {percentile.reason}"
-
-
 def environment_rows(data: ReportData) -> tuple[tuple[str, str], ...]:
     """What the caller gave, then what the benchmark recorded."""
     rows = [(str(key), str(value)) for key, value in data.environment.items()]
     if data.bench is None:
         return tuple(rows)
-    machine = data.bench.environment
-    frequency = f", {machine.frequency_mhz:.0f} MHz" if machine.frequency_mhz else ""
+    process, record = data.bench.environment, data.bench.known_board
+    board, state = record.board, record.samples[0] if record.samples else None
+    clocks_mhz = sorted(set(state.frequencies_mhz)) if state else []
+    governors = sorted(set(state.governors)) if state else []
     known = [
-        ("device", machine.device + (f" ({machine.board})" if machine.board else "")),
-        ("CPU", f"{machine.cpu_model} ({machine.architecture}{frequency})"),
-        ("cores", f"{machine.cores_logical}, benchmark threads {data.bench.threads}"),
-        ("virtual machine", {True: "yes", False: "no", None: "unknown"}[machine.virtualised]),
-        ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
-        ("system", f"{machine.os}, kernel {machine.kernel}"),
-        ("governor", machine.governor or "not told by this system"),
-        ("load average", f"{machine.load_average_1min_before:.2f} before, {machine.load_average_1min_after:.2f} after"),
-        ("Python", machine.python),
-        ("packages", ", ".join(f"{name} {version}" for name, version in machine.packages.items())),
+        ("device", process.device + (f" ({board.model})" if board.model else "")),
+        ("CPU", f"{board.cpu_model} ({', '.join([board.architecture, *(f'{mhz:.0f} MHz' for mhz in clocks_mhz)])})"),
+        ("cores", f"{board.cores_logical or 'unknown'}, benchmark threads {data.bench.threads}"),
+        ("virtual machine", {True: "yes", False: "no", None: "unknown"}[board.virtualised]),
+        ("memory", f"{board.memory_bytes / 2**30:.1f} GiB" if board.memory_bytes else "unknown"),
+        ("system", f"{board.os}, kernel {board.kernel}"),
+        ("governor", ", ".join(governors) or "not told by this system"),
+        ("load average", record.load_text()),
+        ("Python", process.python),
+        ("packages", ", ".join(f"{name} {version}" for name, version in process.packages.items())),
         ("garbage collector", data.bench.gc_note),
     ]
     return tuple(rows + known)

@@ -1,8 +1,8 @@
-"""`Cascade`: the stages of an early-exit chain, run one by one until one is sure enough."""
+"""`Cascade`: the stages of a student with early exits, or students one after the other, until one is sure enough."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -53,7 +53,9 @@ class Cascade:
         given = chain.thresholds if thresholds is None else thresholds
         self.thresholds = checked_thresholds(given, chain.name, len(chain.stages))
         self._kind: TaskKind = kind
-        self._stages = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
+        self._takes_window = [stage.takes_window for stage in chain.stages]
+        #: One for each stage, in order.
+        self.engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
 
     @classmethod
     def of_bundle(
@@ -77,19 +79,16 @@ class Cascade:
     @property
     def n_exits(self) -> int:
         """The final answer included."""
-        return len(self._stages)
+        return len(self.engines)
 
     @property
     def info(self) -> dict[str, str]:
         """Library and version, as `Engine.info`, with the number of stages."""
-        return self._stages[0].info | {"stages": str(self.n_exits)}
+        return stages_info(self.engines)
 
     def run(self, log_mel: Float32) -> ExitAnswer:
         """`(frames, n_mels)` float32 -> the answer of the first exit that is sure, or the final one."""
-        values: Float32 | Hidden | None = log_mel
-        for number, stage in enumerate(self._stages):
-            assert values is not None  # The manifest has checked that every stage but the last leaves something.
-            values, logits = stage.run_stage(values)
+        for number, logits in enumerate(self._answers(log_mel)):
             probs = to_probs(logits, self._kind)
             if number == len(self.thresholds) or sure(probs, self._kind, self.thresholds[number]):
                 break
@@ -97,17 +96,20 @@ class Cascade:
 
     def run_all(self, log_mel: Float32) -> Float32:
         """`(frames, n_mels)` float32 -> logits of every exit `(n_exits, classes)`, never stopping."""
-        values: Float32 | Hidden | None = log_mel
-        answers = []
-        for stage in self._stages:
-            assert values is not None
-            values, logits = stage.run_stage(values)
-            answers.append(logits)
-        return np.stack(answers)
+        return np.stack(list(self._answers(log_mel)))
 
     def logits(self, windows: Float32) -> Float32:
         """`(n, frames, n_mels)` -> logits of every exit `(n_exits, n, classes)`, what calibration takes."""
         return np.stack([self.run_all(window) for window in windows], axis=1)
+
+    def _answers(self, log_mel: Float32) -> Iterator[Float32]:
+        """Logits of exit after exit, each computed when it is asked for."""
+        hidden: Hidden | None = None
+        for stage, takes_window in zip(self.engines, self._takes_window, strict=True):
+            values = log_mel if takes_window else hidden
+            assert values is not None  # The manifest has checked that the stage before leaves what this one takes.
+            hidden, logits = stage.run_stage(values)
+            yield logits
 
 
 def checked_thresholds(thresholds: Sequence[float | None], name: str, n_stages: int) -> tuple[float | None, ...]:
@@ -127,7 +129,7 @@ def sure(probs: Float32, kind: TaskKind, threshold: float | None) -> bool:
 
 def stage_engines(
     name: str, stages: Sequence[StageFile], payload: Callable[[StageFile], bytes], *, engine: str, threads: int
-) -> list[Engine]:
+) -> tuple[Engine, ...]:
     """One engine for each stage of the chain `name`.
 
     Raises:
@@ -137,4 +139,12 @@ def stage_engines(
     engine_class = resolve("engines", engine)
     if engine_class.format != stages[0].format:
         raise ConfigError(f"engine {engine!r} runs {engine_class.format}, the chain is {name}")
-    return [engine_class(stage, payload(stage), threads=threads) for stage in stages]
+    return tuple(engine_class(stage, payload(stage), threads=threads) for stage in stages)
+
+
+def stages_info(engines: Sequence[Engine]) -> dict[str, str]:
+    """What the stages say of themselves, each different saying once, and how many they are."""
+    said = [engine.info for engine in engines]
+    keys = dict.fromkeys(key for info in said for key in info)
+    joined = {key: "; ".join(dict.fromkeys(info[key] for info in said if key in info)) for key in keys}
+    return joined | {"stages": str(len(engines))}

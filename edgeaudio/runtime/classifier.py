@@ -215,6 +215,11 @@ class Classifier:
         return self._stateful is not None
 
     @property
+    def engines(self) -> tuple[Engine, ...]:
+        """What runs the model: one engine, or one for each stage of early exits."""
+        return self._runner.engines if isinstance(self._runner, Cascade | StatefulCascade) else (self._runner,)
+
+    @property
     def n_exits(self) -> int:
         """Exits that a window may stop at, the final one included; 0 without exits."""
         return self._runner.n_exits if isinstance(self._runner, Cascade | StatefulCascade) else 0
@@ -232,22 +237,34 @@ class Classifier:
             return answer.probs, answer.exit
         return to_probs(self._runner.run(log_mel), self._kind), None
 
-    def open_windows(self, *, start_sample: int = 0) -> WindowStream | StepStream:
-        """What makes windows of chunks for `scored`; each has its own states. `start_sample`: its first position."""
+    def open_windows(self, *, start_sample: int = 0, stepper: Stepper | None = None) -> WindowStream | StepStream:
+        """What makes windows of chunks for `scored`; each has its own states.
+
+        Args:
+            start_sample: its first position. stepper: of a stateful form, one of `open_stepper`; None: a new one.
+        """
         manifest = self.bundle.manifest
         if self._stateful is None:
             return WindowStream(
                 manifest.frontend, manifest.window, start_sample=start_sample, computed_by=self.frontend.name
             )
-        runner: Stepper
-        if isinstance(self._runner, StatefulCascade):
-            runner = self._runner.open()
-        else:
-            artefact = manifest.stateful_artefact(self.artefact.format, self.artefact.precision)
-            runner = StatefulRunner(cast(Engine, self._runner), artefact)
+        runner = stepper or self.open_stepper()
         return StepStream(
             runner, manifest.frontend, self._stateful, start_sample=start_sample, computed_by=self.frontend.name
         )
+
+    def open_stepper(self) -> Stepper:
+        """What hears a stream step by step, with states of its own.
+
+        Raises:
+            ConfigError: not a stateful form.
+        """
+        if self._stateful is None:
+            raise ConfigError("a windowed classifier takes windows, not steps; load it with stateful")
+        if isinstance(self._runner, StatefulCascade):
+            return self._runner.open()
+        artefact = self.bundle.manifest.stateful_artefact(self.artefact.format, self.artefact.precision)
+        return StatefulRunner(cast(Engine, self._runner), artefact)
 
     def scored(self, window: Window | SteppedWindow) -> ScoredWindow:
         """A window of `open_windows` with its probabilities."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeaudio.bundle import Bundle, Stateful, StatefulChain, StatefulStage
 from edgeaudio.catalog import resolve
-from edgeaudio.runtime.cascade import checked_thresholds, stage_engines, sure
+from edgeaudio.runtime.cascade import checked_thresholds, stage_engines, stages_info, sure
 from edgeaudio.runtime.confidence import TaskKind, to_probs
 from edgeaudio.runtime.engines.base import Float32, Hidden
 from edgeaudio.runtime.stateful import Answer, StatefulRunner, stream_answers
@@ -44,8 +44,11 @@ class StatefulCascade:
         self.macs_per_stage = stateful.macs_per_stage
         # After so many steps nothing is left in any state of what was before.
         self.memory_steps = stateful.warm_up_steps + 1
+        #: Stages that take new frames, behind the first.
+        self.on_frames = [stage.stage for stage in chain.stages[1:] if stage.takes_window]
         self._chain = chain
-        self._engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
+        #: One for each stage, in order.
+        self.engines = stage_engines(chain.name, chain.stages, payload, engine=engine, threads=threads)
 
     @classmethod
     def of_bundle(
@@ -78,24 +81,24 @@ class StatefulCascade:
     @property
     def n_exits(self) -> int:
         """The final answer included."""
-        return len(self._engines)
+        return len(self.engines)
 
     @property
     def info(self) -> dict[str, str]:
         """Library and version, as `Engine.info`, with the number of stages."""
-        return self._engines[0].info | {"stages": str(self.n_exits)}
+        return stages_info(self.engines)
 
     def open(self) -> CascadeRunner:
         """A stream's own states."""
-        runners = [StatefulRunner(*pair) for pair in zip(self._engines, self._chain.stages, strict=True)]
+        runners = [StatefulRunner(*pair) for pair in zip(self.engines, self._chain.stages, strict=True)]
         return CascadeRunner(self, runners)
 
 
 class _Waiting(NamedTuple):
-    """What a stage has not heard yet: the number of the step, and what the stage before gave in it."""
+    """What a stage has not heard yet: the number of the step, and its frames or what the stage before gave in it."""
 
     turn: int
-    hidden: Hidden
+    values: Float32 | Hidden
 
 
 class CascadeRunner:
@@ -143,8 +146,11 @@ class CascadeRunner:
 
     def _first(self, log_mel: Float32) -> Float32:
         hidden, logits = self._runners[0].advance(log_mel, self._turn)
-        assert hidden is not None  # The manifest has checked that every stage but the last leaves something.
-        self._waiting[1].append(_Waiting(self._turn, hidden))
+        if hidden is not None:
+            self._waiting[1].append(_Waiting(self._turn, hidden))
+        for stage in self._cascade.on_frames:
+            # A copy: frames are a view of what came in, which may be much longer.
+            self._waiting[stage].append(_Waiting(self._turn, log_mel.copy()))
         self._macs += self._cascade.macs_per_stage[0]
         self._turn += 1
         return logits
@@ -156,8 +162,8 @@ class CascadeRunner:
         self._macs += len(waiting) * macs
         self._catch_up_macs += (len(waiting) - 1) * macs
         while waiting:
-            turn, hidden = waiting.popleft()
-            following, logits = runner.advance(hidden, turn)
+            turn, values = waiting.popleft()
+            following, logits = runner.advance(values, turn)
             if following is not None:
                 self._waiting[stage + 1].append(_Waiting(turn, following))
         return logits

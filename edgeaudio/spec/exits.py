@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeaudio.spec.base import Spec
 
@@ -48,6 +48,7 @@ class ExitCalibration(Spec):
     accuracy, full_accuracy: with exits and without, over clips where `n_clips` is given, else over windows; for
     multi-label tasks the mean overlap of answered and true labels.
     share: of windows that stop at each exit, the final one last. macs: per window, mean and with no exit taken.
+    standard_errors: of the loss, by so many it lies below `max_drop` at least.
     """
 
     thresholds: tuple[ExitThreshold, ...] = Field(min_length=1, max_length=MAX_EXITS)
@@ -59,3 +60,10 @@ class ExitCalibration(Spec):
     share: tuple[float, ...]
     mean_macs: float = Field(ge=0)
     worst_case_macs: int = Field(ge=0)
+    standard_errors: float = Field(0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that bundles without a margin are byte for byte, and readable, as before there was one.
+        fields: dict[str, Any] = serialise(self)
+        return {key: value for key, value in fields.items() if key != "standard_errors" or value != 0}

@@ -11,6 +11,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+#: Names the folder of what can be made again: engines, emulated machines.
+CACHE_VARIABLE = "EDGEAUDIO_CACHE"
+
+
+def cache_folder(name: str) -> Path:
+    """`$EDGEAUDIO_CACHE/name`, else `~/.cache/edgeaudio/name`; need not exist."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return (Path(chosen) if chosen else Path.home() / ".cache" / "edgeaudio") / name
+
 
 def fsync_dir(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""

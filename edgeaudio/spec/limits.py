@@ -5,6 +5,8 @@ from __future__ import annotations
 from edgeaudio.errors import LimitError
 
 BUNDLE_BYTES = 64 * 2**20
+MODEL_FILE_BYTES = 512 * 2**20
+CLIPS_FILE_BYTES = 256 * 2**20
 MANIFEST_BYTES = 256 * 2**10
 RECIPE_BYTES = 256 * 2**10
 BUNDLE_ENTRIES = 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,65 +18,9 @@ from edgeaudio.runtime import Classifier
 from edgeaudio.runtime.classifier import ScoredWindow
 from tests import stream_driver as driver
 from tests import tiny_bundle as tiny
+from tests.browser import DESKTOP, PHONE, TABLET, Tab
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DESKTOP, TABLET, PHONE = (1360, 900), (820, 1180), (390, 844)
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on PATH: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with playwright.sync_playwright() as driven:
-        launched = driven.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-component-update", "--disable-sync", *quiet]
-        )
-        yield launched
-        launched.close()
-
-
-class Tab:
-    """A page in a window of its own, and all that went wrong in it."""
-
-    def __init__(self, browser: Any, size: tuple[int, int], scheme: str) -> None:
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-        self.page = context.new_page()
-        self.troubles: list[str] = []
-        self.requested: list[str] = []
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda message: self.troubles.append(message.text) if message.type == "error" else None)
-        self.page.on("dialog", lambda dialog: (self.troubles.append("dialog"), dialog.dismiss()))
-        self.page.on("request", lambda request: self.requested.append(request.url))
-
-    def open(self, live: LivePage) -> None:
-        self.page.goto(live.url)
-
-    def wait(self, expression: str) -> None:
-        """Until the JavaScript expression holds. (Playwright's own waiting needs the `eval` that the page forbids.)"""
-        driver.eventually(lambda: self.page.evaluate(expression))
-
-    def wait_state(self, text: str) -> None:
-        self.wait(f"document.getElementById('state-text').textContent === {text!r}")
-
-    def texts(self, selector: str) -> list[str]:
-        found: list[str] = self.page.locator(selector).all_inner_texts()
-        return found
-
-
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Callable[..., Tab]]:
-    tabs: list[Tab] = []
-
-    def new(size: tuple[int, int] = DESKTOP, scheme: str = "dark") -> Tab:
-        tabs.append(Tab(browser, size, scheme))
-        return tabs[-1]
-
-    yield new
-    for opened in tabs:
-        opened.page.context.close()
 
 
 @pytest.fixture
@@ -100,7 +43,7 @@ def live(info: StreamInfo) -> Iterator[LivePage]:
 
 def test_a_stream_is_drawn_and_listed(classifier: Classifier, live: LivePage, tab: Callable[..., Tab]) -> None:
     seen = tab()
-    seen.open(live)
+    seen.open(live.url)
     seen.wait_state("No audio yet")
     assert seen.texts("#cover-title") == ["Waiting for audio"]
     stream = driver.Driver(classifier, [live])
@@ -128,7 +71,7 @@ def test_a_stream_is_drawn_and_listed(classifier: Classifier, live: LivePage, ta
 
 def test_gaps_and_warnings_are_shown(classifier: Classifier, live: LivePage, tab: Callable[..., Tab]) -> None:
     seen = tab()
-    seen.open(live)
+    seen.open(live.url)
     stream = driver.Driver(classifier, [live])
     stream.feed(tiny.scene())
     stream.gap(1600)
@@ -147,7 +90,7 @@ def test_labels_and_warnings_are_text_and_never_markup(
 ) -> None:
     hostile = replace(info, labels=(HOSTILE, "mid", "high"), source=HOSTILE, bundle_name=HOSTILE)
     live, seen = LivePage(hostile, Address(port=0)), tab()
-    seen.open(live)
+    seen.open(live.url)
     live.on_event(driver.record(label=HOSTILE))
     live.on_health(replace(driver.HEALTH, warnings=(HOSTILE,)))
     seen.wait("document.querySelectorAll('#warnings li:not(.fine)').length === 1")
@@ -163,7 +106,7 @@ def test_nothing_jumps_and_nothing_sticks_out(
     classifier: Classifier, live: LivePage, tab: Callable[..., Tab], size: tuple[int, int]
 ) -> None:
     seen = tab(size)
-    seen.open(live)
+    seen.open(live.url)
     seen.wait_state("No audio yet")
     boxes = (
         "[...document.querySelectorAll('.card, header, footer')].map((e) => JSON.stringify(e.getBoundingClientRect()))"
@@ -184,7 +127,7 @@ def test_nothing_jumps_and_nothing_sticks_out(
 
 def test_a_lost_connection_is_said_and_mended(info: StreamInfo, tab: Callable[..., Tab]) -> None:
     first, seen = LivePage(info, Address(port=0)), tab()
-    seen.open(first)
+    seen.open(first.url)
     seen.wait_state("No audio yet")
     # As if the power went: the connections end, nobody says why.
     first._clients.publish = lambda make: 0  # type: ignore[method-assign]
@@ -206,7 +149,7 @@ def test_of_many_labels_the_loud_ones_are_shown(info: StreamInfo, tab: Callable[
         replace(info, labels=labels, thresholds_on=(0.5,) * 100, thresholds_off=(0.4,) * 100), Address(port=0)
     )
     seen = tab()
-    seen.open(live)
+    seen.open(live.url)
     seen.wait_state("No audio yet")
     probs = np.zeros(100, np.float32)
     probs[[77, 88]] = 0.9
@@ -223,7 +166,7 @@ def test_of_many_labels_the_loud_ones_are_shown(info: StreamInfo, tab: Callable[
 
 def test_colours_follow_the_system_until_told_otherwise(live: LivePage, tab: Callable[..., Tab]) -> None:
     seen = tab(scheme="light")
-    seen.open(live)
+    seen.open(live.url)
     theme = "document.documentElement.dataset.theme"
     assert seen.page.evaluate(theme) == "light"
     seen.page.emulate_media(color_scheme="dark")

@@ -63,7 +63,7 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
         for position in rng.integers(0, reach, rng.integers(1, 9)):
             out[position] ^= int(rng.integers(1, 256))
     elif kind == 3:
-        at = int(rng.integers(0, min(128, len(out) - 4)))
+        at = int(rng.integers(0, max(1, min(128, len(out) - 4))))
         out[at : at + 4] = int(rng.choice(EXTREME_FIELDS)).to_bytes(4, "little" if rng.integers(2) else "big")
     else:
         start, length = int(rng.integers(len(out))), int(rng.integers(1, 300))

@@ -40,8 +40,9 @@ def collect(messages: Sequence[Message], job: BenchJob, device: str, run_id: str
         if given != value:
             raise VerificationError(f"{device}: {name} of the result is {given!r:.80}, wanted {value!r:.80}")
     names = [item.artefact for item in result.artefacts] + [item.artefact for item in result.not_run]
-    if len(set(names)) != len(names) or (job.artefacts != "all" and set(names) != set(job.artefacts)):
-        raise VerificationError(f"{device}: the result is about {names}, asked for {job.artefacts}")
+    asked = [*job.artefacts, *(model.name for model in job.foreign)]
+    if len(set(names)) != len(names) or (job.artefacts != "all" and set(names) != set(asked)):
+        raise VerificationError(f"{device}: the result is about {names}, asked for {asked}")
     _check_possible(result, device, elapsed_s)
     return result
 

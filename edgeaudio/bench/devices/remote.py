@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from edgeaudio.bench.agent import BUNDLE_FILE, REQUEST_FILE, AgentRequest
+from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRequest, foreign_file
 from edgeaudio.bench.base import BenchJob, OnProgress
 from edgeaudio.bench.devices.collect import collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
@@ -14,8 +14,8 @@ from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
 from edgeaudio.bench.harness import new_run_id
 from edgeaudio.bench.schema import BenchResult
+from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
 from edgeaudio.bundle.container import pack
-from edgeaudio.catalog import resolve
 from edgeaudio.errors import UnsupportedError
 
 #: Of a run, beside what it measures: connecting, sending, imports, checks, clean-up; and per artefact to load.
@@ -59,8 +59,12 @@ class RemoteDevice:
             engine=job.engine,
             threads=job.threads,
             options=job.options,
+            foreign=tuple(model.name for model in job.foreign),
+            clips=job.clips is not None,
         )
         files = {BUNDLE_FILE: pack(job.bundle.entries), REQUEST_FILE: request.model_dump_json().encode()}
+        files |= {foreign_file(number): model.payload for number, model in enumerate(job.foreign)}
+        files |= {CLIPS_FILE: job.clips.to_bytes()} if job.clips is not None else {}
         description = session.describe()
         self._require(preflight(description, self._transport.by_hand, _formats(job), sum(map(len, files.values()))))
         start_s = self._transport.clock.now()
@@ -107,7 +111,7 @@ class RemoteDevice:
 def default_deadline_s(job: BenchJob) -> float:
     """Long enough for a slow board: it ends what hangs, not what takes its time."""
     options = job.options
-    n_artefacts = len(job.bundle.manifest.artefacts) if job.artefacts == "all" else len(job.artefacts)
+    n_artefacts = len(_subjects(job)) + len(job.foreign)
     hops = options.min_hops + options.warmup_hops
     each_s = _ARTEFACT_S + 2 * options.min_seconds + _SLOW_HOP_S * hops + 2 * options.paced_s
     each_s += options.cold_starts * _ARTEFACT_S + options.marked_sounds * 2.0
@@ -116,8 +120,12 @@ def default_deadline_s(job: BenchJob) -> float:
 
 def _formats(job: BenchJob) -> set[str] | None:
     """The formats that an engine is needed for; None where "all" takes those that run."""
-    if job.engine is not None:
-        return {resolve("engines", job.engine).format}
-    if job.artefacts == "all":
+    if job.engine is None and job.artefacts == "all":
         return None
-    return {item.format for item in job.bundle.manifest.artefacts if item.name in job.artefacts}
+    return {file.format for subject in _subjects(job) for file in subject.files}
+
+
+def _subjects(job: BenchJob) -> list[BundleSubject]:
+    """What of the bundle is to be run."""
+    found = bundle_subjects(job.bundle, job.engine, job.options.forms)
+    return [subject for subject in found if job.artefacts == "all" or subject.name in job.artefacts]

@@ -215,6 +215,8 @@ const FIELDS = [
   ["Clipped", "clipped_fraction", (v) => fixed(2)(100 * v), "%", (v) => v > 0.001 && "warn"],
   ["DC offset", "dc_offset", fixed(3), "", (v) => Math.abs(v) > 0.05 && "warn"],
   ["Restarts", "engine_restarts", whole, "", (v) => v > 0 && "warn"],
+  ["Reopened", "reopened", whole, "", (v) => v > 0 && "warn"],
+  ["Clock drift", "drift_ppm", fixed(0), "ppm", (v) => Math.abs(v) > 500 && "warn"],
 ];
 
 const cells = new Map();

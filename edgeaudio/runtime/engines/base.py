@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,13 @@ from edgeaudio.bundle.manifest import ModelFile
 Float32 = NDArray[np.float32]
 #: What one stage leaves for the next, in the model file's own dtype.
 Hidden = NDArray[Any]
+
+
+class GpuTimes(NamedTuple):
+    """Microseconds of one window on a GPU: of its kernels, and of the copies there and back."""
+
+    kernels: float = 0.0
+    copies: float = 0.0
 
 
 class Engine(Protocol):
@@ -52,5 +59,13 @@ class Engine(Protocol):
 
     @property
     def info(self) -> dict[str, str]:
-        """Library, version, provider or delegate in use: recorded with every measurement."""
+        """Library, version, `provider` or `delegate` that is in use now: recorded with every measurement."""
         ...
+
+    @staticmethod
+    def import_library() -> None:
+        """Import what it runs on, for whoever wants to know how long that takes.
+
+        Raises:
+            UnsupportedError: it is not installed.
+        """

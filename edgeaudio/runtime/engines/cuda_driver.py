@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ OUT_OF_MEMORY = 2
 NO_DEVICE = 100
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _STREAM_NON_BLOCKING = 1
+_EVENT_DEFAULT = 0
 _NAME_BYTES = 256
 
 _DevicePointer = c_uint64
-_Context = _Stream = c_void_p
+_Context = _Stream = _Event = c_void_p
 PROTOTYPES: dict[str, list[Any]] = {
     "cuInit": [c_uint],
     "cuDriverGetVersion": [POINTER(c_int)],
@@ -44,6 +45,11 @@ PROTOTYPES: dict[str, list[Any]] = {
     "cuStreamCreate": [POINTER(_Stream), c_uint],
     "cuStreamSynchronize": [_Stream],
     "cuStreamDestroy_v2": [_Stream],
+    "cuEventCreate": [POINTER(_Event), c_uint],
+    "cuEventRecord": [_Event, _Stream],
+    # Not cuEventElapsedTime_v2, which CUDA 12.8 brought and older drivers lack.
+    "cuEventElapsedTime": [POINTER(c_float), _Event, _Event],
+    "cuEventDestroy_v2": [_Event],
     "cuGetErrorName": [c_int, POINTER(c_char_p)],
 }
 
@@ -160,6 +166,27 @@ class Stream:
     def synchronise(self) -> None:
         """Wait until all that was queued is done; raises CudaError where any of it failed."""
         self._gpu.call("cuStreamSynchronize", self.handle)
+
+
+class Event:
+    """A moment in a stream, by the GPU's own clock."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        handle = _Event()
+        gpu.call("cuEventCreate", ctypes.byref(handle), _EVENT_DEFAULT)
+        self._gpu = gpu
+        self._handle = int(handle.value or 0)
+        self._release = weakref.finalize(self, _release, gpu, [("cuEventDestroy_v2", self._handle)])
+
+    def record(self, stream: Stream) -> None:
+        """Queue it: it is when all before it is done."""
+        self._gpu.call("cuEventRecord", self._handle, stream.handle)
+
+    def until_us(self, later: Event) -> float:
+        """Microseconds to `later`, in steps of about half a one; both must be over: synchronise their stream first."""
+        elapsed_ms = c_float()
+        self._gpu.call("cuEventElapsedTime", ctypes.byref(elapsed_ms), self._handle, later._handle)
+        return 1e3 * elapsed_ms.value
 
 
 class Buffer:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from edgeaudio.runtime.engines.tensors import (
 
 # Same interpreter, two packages; the first that is installed runs and is named in `info`.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+_DELEGATE = "DELEGATE"
+_LITERT = ("ai-edge-litert", "'edgeaudio[runtime-litert]'")
 # What LiteRT's messages say where the model is sound but this build of the library is too small or too old.
 _LACKS_AN_OPERATOR = ("unresolved custom op", "Didn't find op for builtin opcode", "builtin_code out of range")
 
@@ -46,8 +49,7 @@ class LiteRTEngine:
         self._artefact = artefact
         self._takes_hidden = takes_hidden(artefact)
         self._threads = threads
-        self._package, library = _library(artefact)
-        self._interpreter = _interpreter(library, artefact, payload, threads)
+        self._interpreter = open_interpreter(artefact.path, payload, threads)
         self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         _check_all("input", self._inputs, artefact.inputs, artefact)
         _check_all("output", self._outputs, artefact.outputs, artefact)
@@ -101,16 +103,16 @@ class LiteRTEngine:
     @property
     def info(self) -> dict[str, str]:
         """See `Engine.info`."""
-        return {
-            "engine": "litert",
-            "library": self._package,
-            "version": importlib.metadata.version(self._package),
-            "delegate": "library default",
-            "threads": str(self._threads),
-        }
+        return {"engine": "litert", **interpreter_info(self._interpreter), "threads": str(self._threads)}
+
+    @staticmethod
+    def import_library() -> None:
+        """See `Engine.import_library`."""
+        litert_library()
 
 
-def _library(artefact: ModelFile) -> tuple[str, Any]:
+def litert_library() -> tuple[str, Any]:
+    """Name and module of the package that is installed. Raises UnsupportedError: none is, or it cannot load."""
     for package, module in _PACKAGES.items():
         try:
             return package, importlib.import_module(module)
@@ -118,21 +120,63 @@ def _library(artefact: ModelFile) -> tuple[str, Any]:
             # Only a missing package is "not installed"; a broken one must not be passed over.
             if error.name not in (module, module.partition(".")[0]):
                 raise UnsupportedError(f"engine 'litert': {package} is installed but cannot load: {error}") from error
-    raise UnsupportedError(
-        f"engine 'litert' needs ai-edge-litert to run {artefact.name}: pip install 'edgeaudio[runtime-litert]'"
-    )
+    # LiteRT has no wheel for Python of 32 bits; its forerunner has, built against NumPy 1.
+    wanted = ("tflite-runtime", "'edgeaudio[runtime-tflite]' 'numpy<2'") if sys.maxsize < 2**32 else _LITERT
+    raise UnsupportedError(f"engine 'litert' needs {wanted[0]}, which is not installed: pip install {wanted[1]}")
 
 
-def _interpreter(library: Any, artefact: ModelFile, payload: bytes, threads: int) -> Any:
+def open_interpreter(path: str, payload: bytes, threads: int) -> Any:
+    """An interpreter with the library's default delegate and its tensors allocated; `path` is for messages.
+
+    Raises:
+        UnsupportedError: no package is installed, or it lacks an operator.
+        BundleError: not a TFLite model.
+    """
+    _, library = litert_library()
     try:
         interpreter = library.Interpreter(model_content=payload, num_threads=threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         message = " ".join(str(error).split())[:300]
         if any(sign in message for sign in _LACKS_AN_OPERATOR):
-            raise UnsupportedError(f"{artefact.path}: this LiteRT lacks an operator: {message}") from error
-        raise BundleError(f"{artefact.path}: LiteRT refuses the model: {message}") from error
+            raise UnsupportedError(f"{path}: this LiteRT lacks an operator: {message}") from error
+        raise BundleError(f"{path}: LiteRT refuses the model: {message}") from error
     return interpreter
+
+
+def interpreter_info(interpreter: Any) -> dict[str, str]:
+    """Library, version, and what the default delegate, XNNPACK, took of the graph.
+
+    It is silent where it does not start, as on a machine whose processor it cannot tell: then `delegate` is "none".
+    """
+    package, _ = litert_library()
+    n_taken, n_operators = delegated_operators(interpreter._get_ops_details())
+    return {
+        "library": package,
+        "version": importlib.metadata.version(package),
+        "delegate": "XNNPACK" if n_taken else "none",
+        "delegated": f"{n_taken} of {n_operators} operators",
+    }
+
+
+def delegated_operators(nodes: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(operators that a delegate took, operators of the file), from the interpreter's own list of nodes.
+
+    The list holds the file's operators, then a DELEGATE for each stretch that was taken: whatever leads from its inputs
+    to its outputs.
+    """
+    operators = [node for node in nodes if node["op_name"] != _DELEGATE]
+    made_by = {int(tensor): index for index, node in enumerate(operators) for tensor in node["outputs"]}
+    taken: set[int] = set()
+    for delegate in (node for node in nodes if node["op_name"] == _DELEGATE):
+        given = {int(tensor) for tensor in delegate["inputs"]}
+        wanted = [int(tensor) for tensor in delegate["outputs"]]
+        while wanted:
+            tensor = wanted.pop()
+            if tensor in made_by and tensor not in given and made_by[tensor] not in taken:
+                taken.add(made_by[tensor])
+                wanted += [int(source) for source in operators[made_by[tensor]]["inputs"]]
+    return len(taken), len(operators)
 
 
 def _check_all(role: str, given: list[dict[str, Any]], wanted: tuple[TensorInfo, ...], artefact: ModelFile) -> None:

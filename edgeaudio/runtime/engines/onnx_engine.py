@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ class OnnxEngine:
         self._artefact = artefact
         self._takes_hidden = takes_hidden(artefact)
         self._threads = threads
-        self._session = _session(artefact, payload, threads)
+        self._session = open_session(artefact.path, payload, threads)
         # Unlike a missing provider at construction, a later fall-back is not an error to onnxruntime.
         if self._session.get_providers() != [PROVIDER]:
             raise UnsupportedError(f"onnxruntime runs on {self._session.get_providers()}, wanted {PROVIDER} alone")
@@ -96,15 +97,12 @@ class OnnxEngine:
     @property
     def info(self) -> dict[str, str]:
         """See `Engine.info`."""
-        import onnxruntime
+        return {"engine": self._name, **session_info(self._session), "threads": str(self._threads)}
 
-        return {
-            "engine": self._name,
-            "library": "onnxruntime",
-            "version": onnxruntime.__version__,
-            "provider": PROVIDER,
-            "threads": str(self._threads),
-        }
+    @staticmethod
+    def import_library() -> None:
+        """See `Engine.import_library`."""
+        onnxruntime_library()
 
     def _check_tensors(self) -> None:
         artefact = self._artefact
@@ -119,13 +117,24 @@ class TensorRTReference(OnnxEngine):
     _name = "tensorrt-reference"
 
 
-def _session(artefact: ModelFile, payload: bytes, threads: int) -> Any:
+def onnxruntime_library() -> Any:
+    """Microsoft's Python package. Raises UnsupportedError: it is not installed."""
     try:
-        import onnxruntime
+        return importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
         raise UnsupportedError(
-            f"engine 'onnx' needs onnxruntime to run {artefact.name}: pip install 'edgeaudio[runtime-onnx]'"
+            "engine 'onnx' needs onnxruntime, which is not installed: pip install 'edgeaudio[runtime-onnx]'"
         ) from error
+
+
+def open_session(path: str, payload: bytes, threads: int) -> Any:
+    """A session on the CPU; `path` is for messages.
+
+    Raises:
+        UnsupportedError: onnxruntime is not installed, or lacks an operator of the graph.
+        BundleError: not an ONNX model.
+    """
+    onnxruntime = onnxruntime_library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -136,8 +145,14 @@ def _session(artefact: ModelFile, payload: bytes, threads: int) -> Any:
     except Exception as error:  # onnxruntime's errors share no base but Exception.
         message = " ".join(str(error).split())
         if any(sign in message for sign in _LACKS_AN_OPERATOR):
-            raise UnsupportedError(f"{artefact.path}: this onnxruntime lacks an operator: {message:.600}") from error
-        raise BundleError(f"{artefact.path}: onnxruntime refuses the model: {message:.600}") from error
+            raise UnsupportedError(f"{path}: this onnxruntime lacks an operator: {message:.600}") from error
+        raise BundleError(f"{path}: onnxruntime refuses the model: {message:.600}") from error
+
+
+def session_info(session: Any) -> dict[str, str]:
+    """Library, version, and the providers that `session` has now: onnxruntime may take others than it was given."""
+    version = onnxruntime_library().__version__
+    return {"library": "onnxruntime", "version": version, "provider": ", ".join(session.get_providers())}
 
 
 def _check_all(role: str, given: list[Any], wanted: tuple[TensorInfo, ...], artefact: ModelFile) -> None:

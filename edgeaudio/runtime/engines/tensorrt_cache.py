@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgeaudio.errors import ConfigError
-from edgeaudio.spec.fs import atomic_write
+from edgeaudio.spec.fs import CACHE_VARIABLE, atomic_write, cache_folder
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "EDGEAUDIO_CACHE"
 #: A build takes minutes on a small board; whoever has waited so long builds for itself.
 LOCK_TIMEOUT_S = 900.0
 #: Bundles and TensorRT releases come and go: beyond so many the oldest engines go too.
@@ -66,8 +65,7 @@ class Kept(NamedTuple):
 
 def default_folder() -> Path:
     """`$EDGEAUDIO_CACHE/tensorrt`, else `~/.cache/edgeaudio/tensorrt`."""
-    chosen = os.environ.get(VARIABLE)
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "edgeaudio") / "tensorrt"
+    return cache_folder("tensorrt")
 
 
 class EngineCache:
@@ -132,7 +130,7 @@ class EngineCache:
 
     def _open(self) -> int:
         """A descriptor of the folder after its owner and mode were checked: of it, not of what its name means later."""
-        mend = f"Set {VARIABLE} to a folder of your own, or remove this one"
+        mend = f"Set {CACHE_VARIABLE} to a folder of your own, or remove this one"
         try:
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:

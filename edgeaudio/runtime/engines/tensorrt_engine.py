@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,17 +19,26 @@ import numpy as np
 from edgeaudio.bundle.manifest import ModelFile
 from edgeaudio.errors import ConfigError, UnsupportedError, VerificationError
 from edgeaudio.runtime.engines import tensorrt_build
-from edgeaudio.runtime.engines.base import Float32, Hidden
-from edgeaudio.runtime.engines.cuda_driver import Buffer, CudaError, Stream, first_gpu
+from edgeaudio.runtime.engines.base import Float32, GpuTimes, Hidden
+from edgeaudio.runtime.engines.cuda_driver import Buffer, CudaError, Event, Stream, first_gpu
 from edgeaudio.runtime.engines.tensors import check_hidden, check_log_mel, check_logits, takes_hidden
 
 if TYPE_CHECKING:
+    from edgeaudio.bundle import Bundle
     from edgeaudio.runtime.engines.tensorrt_cache import EngineCache, EngineKey
 
 logger = logging.getLogger(__name__)
 
 # Part of the cache's key: another way to build makes other engines.
 _RECIPE = "strongly typed, no TF32, workspace {workspace_bytes}"
+
+
+class Built(NamedTuple):
+    """One engine: the model file it is of, how it came to be (see `TensorRTEngine.info`), what its build took."""
+
+    name: str
+    cache: str
+    build_s: str
 
 
 class _Loaded(NamedTuple):
@@ -80,6 +91,9 @@ class TensorRTEngine:
         except CudaError as error:
             raise UnsupportedError(f"{artefact.path}: no GPU memory for its inputs and outputs: {error}") from error
         self._context = self._execution_context()
+        # Before the copies there, the kernels, the copies back, and behind them; none where nobody asked for a clock.
+        self._events: tuple[Event, ...] = ()
+        self._clocked = False
 
     def run(self, log_mel: Float32) -> Float32:
         """See `Engine.run`."""
@@ -91,6 +105,20 @@ class TensorRTEngine:
             return self._forward(check_hidden(values, self._artefact))
         return self._forward(check_log_mel(values, self._artefact))
 
+    def start_clock(self) -> None:
+        """From now on let the GPU note when it does what; that costs a window four calls of the driver."""
+        self._gpu.activate()
+        self._events = tuple(Event(self._gpu) for _ in range(4))
+
+    def take_gpu_us(self) -> GpuTimes:
+        """Of the last window, once; 0 where none ran since, or without `start_clock`."""
+        if not self._clocked:
+            return GpuTimes()
+        self._clocked = False
+        self._gpu.activate()
+        there, kernels, back = (first.until_us(second) for first, second in itertools.pairwise(self._events))
+        return GpuTimes(kernels, there + back)
+
     @property
     def info(self) -> dict[str, str]:
         """See `Engine.info`; `cache` says whether the engine was built now, `build_s` how long that took then."""
@@ -98,6 +126,7 @@ class TensorRTEngine:
             "engine": "tensorrt",
             "library": "tensorrt",
             "version": str(self._library.__version__),
+            "provider": "TensorRT",
             "gpu": self._gpu.name,
             "compute_capability": self._gpu.compute_capability,
             "driver": self._gpu.driver,
@@ -107,6 +136,11 @@ class TensorRTEngine:
             "note": "this engine was not run on hardware by its makers",
         }
 
+    @staticmethod
+    def import_library() -> None:
+        """See `Engine.import_library`."""
+        tensorrt_build.tensorrt_library()
+
     def _forward(self, given: Hidden) -> tuple[Hidden | None, Float32]:
         artefact, buffers = self._artefact, self._buffers
         np.copyto(buffers[artefact.input.name].values, given)
@@ -114,16 +148,25 @@ class TensorRTEngine:
         try:
             # Each thread has a current context of its own.
             self._gpu.activate()
+            self._note(0)
             buffers[artefact.input.name].upload(self._stream)
+            self._note(1)
             if not self._context.execute_async_v3(self._stream.handle):
                 raise VerificationError(f"{artefact.path}: TensorRT failed to run it: {self._said()}")
+            self._note(2)
             for output in outputs:
                 output.download(self._stream)
+            self._note(3)
             self._stream.synchronise()
         except CudaError as error:
             raise VerificationError(f"{artefact.path}: the GPU failed to run it: {error}") from error
+        self._clocked = bool(self._events)
         hidden = outputs[0].values.copy() if len(outputs) > 1 else None
         return hidden, check_logits(outputs[-1].values, artefact)
+
+    def _note(self, number: int) -> None:
+        if self._events:
+            self._events[number].record(self._stream)
 
     def _execution_context(self) -> Any:
         context = self._loaded.engine.create_execution_context()
@@ -158,7 +201,9 @@ class TensorRTEngine:
             engine = self._deserialised(kept.engine) if kept.engine is not None else None
             if engine is not None and kept.build_s is not None:
                 return _Loaded(engine, kept.build_s, "hit")
-            reason = kept.reason if kept.engine is None else "TensorRT did not take the one that was there"
+            reason = kept.reason
+            if kept.engine is not None:
+                reason = f"TensorRT did not take the one that was there: {self._said()}"
             return self._built(payload, workspace_bytes, cache, key, f"built, {reason}")
 
     def _built(
@@ -201,3 +246,18 @@ class TensorRTEngine:
 
     def _said(self) -> str:
         return "; ".join(self._log.errors[-2:]) or "it gave no reason"
+
+
+def build_ahead(bundle: Bundle) -> Iterator[Built]:
+    """Build the engines of a bundle into the cache, one by one, so that the first start on this device need not.
+
+    Raises:
+        ConfigError: the bundle has no TensorRT artefact. UnsupportedError, BundleError: as the engine.
+    """
+    files = [file for file in bundle.manifest.model_files if file.format == TensorRTEngine.format]
+    if not files:
+        has = ", ".join(artefact.name for artefact in bundle.manifest.artefacts)
+        raise ConfigError(f"bundle {bundle.manifest.name!r} has no tensorrt artefact; it has: {has}")
+    for file in files:
+        info = TensorRTEngine(file, bundle.payload(file)).info
+        yield Built(file.name, info["cache"], info["build_s"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeaudio.bundle.manifest import ModelFile, StageArtefact, StatefulArtefact, StatefulStage, TensorInfo
+from edgeaudio.bundle.manifest import Link, ModelFile, StatefulArtefact, TensorInfo
 from edgeaudio.errors import BundleError, ShapeError, VerificationError
 from edgeaudio.runtime.engines.base import Float32, Hidden
 
@@ -24,7 +24,7 @@ def check_log_mel(log_mel: Float32, artefact: ModelFile) -> Float32:
 
 def takes_hidden(artefact: ModelFile) -> bool:
     """Whether its input is what another stage left, not a log-mel."""
-    return isinstance(artefact, StageArtefact | StatefulStage) and artefact.stage > 0
+    return isinstance(artefact, Link) and not artefact.takes_window
 
 
 def initial_states(artefact: StatefulArtefact) -> list[Hidden]:

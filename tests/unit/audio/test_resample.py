@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeaudio.audio.resample import StreamResampler, resample
-from edgeaudio.errors import SampleRateError, ShapeError
+from edgeaudio.errors import SampleRateError, ShapeError, UnsupportedError
 
 ALIAS_REJECTION_DB = 60.0  # docs: reliability goal A4
 PASS_BAND_DB = 0.1
@@ -105,3 +106,14 @@ def test_wrong_shape_or_type_is_refused(waveform: Wave) -> None:
         resample(waveform, 48_000, 16_000)
     with pytest.raises(ShapeError, match="float32"):
         StreamResampler(48_000, 16_000).feed(waveform)
+
+
+def test_without_soxr_only_equal_rates_are_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    wave = tone(440, 16_000)
+    assert resample(wave, 16_000, 16_000) is wave
+    assert StreamResampler(16_000, 16_000).feed(wave) is wave
+    with pytest.raises(UnsupportedError, match="converting 48000 Hz to 16000 Hz needs soxr"):
+        resample(wave, 48_000, 16_000)
+    with pytest.raises(UnsupportedError, match="or bring audio at 16000 Hz"):
+        StreamResampler(48_000, 16_000)

@@ -172,10 +172,12 @@ def test_samples_that_are_not_finite_are_counted_before_they_are_resampled(tmp_p
     assert np.isfinite(listener.heard[0][1]).all()
 
 
-def test_a_name_that_is_no_text_is_still_a_line(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_no_text_is_heard_and_its_name_is_still_a_line(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.wav"))
     write(tmp_path, "a.wav", 0.1).rename(path)
-    assert Listener(tmp_path).names == ["\\xff\n.wav"]
+    listener = Listener(tmp_path)
+    assert listener.names == ["\\xff\n.wav"]
+    assert len(listener.heard[0][1]) > 0
     assert Listener(tmp_path).names == []
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeaudio.bench import harness
+from edgeaudio.bench import harness, rounds
 from edgeaudio.bench.base import BenchJob
+from edgeaudio.bench.candidate import Candidate
 from edgeaudio.bench.devices.config import LocalSpec
+from edgeaudio.bench.governor import performance_governor
 from edgeaudio.bench.harness import bench_bundle, run_bench
 from edgeaudio.bench.local import LocalDevice
+from edgeaudio.bench.probes import BoardWatch, power
 from edgeaudio.bench.schema import BenchOptions, BenchResult, read_result, write_result
 from edgeaudio.bench.stats import summarise
 from edgeaudio.bench.table import format_table
@@ -24,6 +30,7 @@ from edgeaudio.bundle import Artefact
 from edgeaudio.catalog import ENGINES, resolve
 from edgeaudio.errors import ConfigError, UnsupportedError
 from edgeaudio.frontend.choice import FrontendChoice
+from tests.boards import recorded_board
 from tests.frontends import FRONTENDS
 from tests.tiny_bundle import FakeEngine, Float32, tiny_bundle
 
@@ -75,6 +82,18 @@ def test_every_artefact_is_timed_with_all_its_stages(real_result: BenchResult) -
         assert item.engine_info["version"]
 
 
+def test_the_record_tells_when_each_turn_was(real_result: BenchResult) -> None:
+    assert real_result.board is not None
+    first, last = (real_result.board.samples[index].t_s for index in (0, -1))
+    turns = [turn for item in real_result.artefacts for turn in item.turns]
+    for item in real_result.artefacts:
+        assert [turn.n_hops for turn in item.turns] == [15, 15]
+    in_order = sorted(turns, key=lambda turn: turn.start_s)
+    assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(in_order))
+    assert first < in_order[0].start_s
+    assert in_order[-1].end_s < last
+
+
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_the_front_end_that_was_timed_is_checked_and_recorded(frontend: FrontendChoice) -> None:
     options = QUICK.model_copy(update={"frontend": frontend})
@@ -86,10 +105,14 @@ def test_the_front_end_that_was_timed_is_checked_and_recorded(frontend: Frontend
 def test_the_record_holds_what_could_change_the_figures(real_result: BenchResult) -> None:
     assert real_result.bundle_sha256 == tiny_bundle().sha256
     assert (real_result.hop_ms, real_result.window_ms) == (40, 105)
-    machine = real_result.environment
-    assert machine.cpu_model
-    assert machine.cores_logical >= 1
-    assert {"numpy", "onnxruntime", "ai-edge-litert"} <= set(machine.packages)
+    assert {"numpy", "onnxruntime", "ai-edge-litert"} <= set(real_result.environment.packages)
+    record = real_result.board
+    assert record is not None
+    assert record.board.cpu_model != "unknown"
+    assert record.board.cores_logical
+    assert [sample.phase for sample in record.samples][:2] == ["before", "during"]
+    assert record.samples[-1].phase == "after"
+    assert {item.energy.reason for item in real_result.artefacts if item.energy} == {power.NOT_ASKED}
     assert real_result.peak_rss_bytes > 10 * 2**20
     assert 0 < real_result.overhead.p50_us < real_result.overhead.max_us
     assert real_result.gc_note == "collected before each turn, off while timing"
@@ -149,13 +172,13 @@ def test_both_minimums_hold() -> None:
 @pytest.mark.usefixtures("fake_engines")
 def test_artefacts_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
-    real = harness._run_turn
+    real = rounds.run_turn
 
-    def spy(candidate: harness._Candidate, hops: int, seconds: float) -> None:
-        turns.append(candidate.artefact.name)
+    def spy(candidate: Candidate, hops: int, seconds: float) -> None:
+        turns.append(candidate.name)
         real(candidate, hops, seconds)
 
-    monkeypatch.setattr(harness, "_run_turn", spy)
+    monkeypatch.setattr(rounds, "run_turn", spy)
     # int8 replays the float golden logits here: the fake engine is exact.
     bench_bundle(tiny_bundle("onnx-fp32", "onnx-int8"), options=QUICK)
     assert turns == ["onnx-fp32", "onnx-int8", "onnx-int8", "onnx-fp32"]
@@ -197,17 +220,75 @@ def test_unknown_or_repeated_artefacts_are_refused(names: list[str]) -> None:
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    real = harness._run_turn
+    real = rounds.run_turn
 
-    def spy(candidate: harness._Candidate, hops: int, seconds: float) -> None:
+    def spy(candidate: Candidate, hops: int, seconds: float) -> None:
         seen.append(gc.isenabled())
         real(candidate, hops, seconds)
 
-    monkeypatch.setattr(harness, "_run_turn", spy)
+    monkeypatch.setattr(rounds, "run_turn", spy)
     assert gc.isenabled()
     bench_bundle(tiny_bundle("onnx-fp32"), options=QUICK.model_copy(update={"gc_enabled": enabled}))
     assert seen == [enabled, enabled]
     assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("fake_engines")
+def test_the_board_is_watched_while_artefacts_are_timed(tmp_path: Path) -> None:
+    root, runner = recorded_board("raspberry-pi-4-throttled", tmp_path)
+    result = bench_bundle(tiny_bundle("onnx-fp32"), options=QUICK, board=BoardWatch(root, runner, interval_s=1e6))
+    assert result.board is not None
+    assert result.board.board.model == "Raspberry Pi 4 Model B Rev 1.4"
+    assert [sample.throttled_now for sample in result.board.samples] == [("frequency-capped", "throttled")] * 3
+    assert [sample.phase for sample in result.board.samples] == ["before", "during", "after"]
+    assert "Raspberry Pi 4 Model B Rev 1.4, 4 cores, 1 thread" in " ".join(format_table(result).split())
+
+
+@pytest.mark.usefixtures("fake_engines")
+def test_the_energy_of_an_artefact_is_of_its_inference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power, "READING_INTERVAL_S", 0.002)
+    root, runner = recorded_board("jetson-orin-nano", tmp_path)
+    current = root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/curr1_input"
+    real = FakeEngine.run
+
+    def draws_current(engine: FakeEngine, log_mel: Float32) -> Float32:
+        current.write_text("1864\n")
+        time.sleep(0.001)
+        return real(engine, log_mel)
+
+    watch = BoardWatch(root, runner)
+    rest = watch.rest
+
+    def at_rest(seconds: float) -> None:
+        current.write_text("864\n")
+        rest(seconds)
+
+    monkeypatch.setattr(FakeEngine, "run", draws_current)
+    monkeypatch.setattr(watch, "rest", at_rest)
+    options = QUICK.model_copy(update={"idle_s": 0.3})
+    [item] = bench_bundle(tiny_bundle("onnx-fp32"), options=options, board=watch).artefacts
+    assert item.energy is not None
+    assert (item.energy.rail, item.energy.reason) == ("VDD_IN", None)
+    assert item.energy.idle_w == pytest.approx(5.048 * 0.864)
+    assert item.energy.per_inference_mj is not None
+    assert item.energy.per_inference_mj > 4  # A millisecond at about 5 W more.
+
+
+@pytest.mark.usefixtures("fake_engines")
+def test_the_governor_is_held_for_the_run_and_only_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, runner = recorded_board("raspberry-pi-5", tmp_path)
+    held = functools.partial(performance_governor, root=root, folder=tmp_path / "journal")
+    monkeypatch.setattr(harness, "performance_governor", held)
+    governor = root / "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    for asked, during in ((False, "ondemand"), (True, "performance")):
+        options = QUICK.model_copy(update={"set_performance": asked})
+        result = bench_bundle(tiny_bundle("onnx-fp32"), options=options, board=BoardWatch(root, runner, interval_s=1e6))
+        assert result.board is not None
+        assert {sample.governors for sample in result.board.samples} == {(during,) * 4}
+        assert result.options.set_performance is asked
+        assert governor.read_text() == "ondemand\n"
 
 
 @pytest.mark.usefixtures("fake_engines")
@@ -260,7 +341,13 @@ def test_tensorrt_is_timed_on_its_own_engine_and_says_what_it_is(fake_tensorrt: 
         ("onnx-fp32", "onnx"),
         ("tensorrt-int8", "tensorrt"),
     ]
-    assert result.artefacts[1].engine_info["gpu"] == "Orin (fake)"
+    onnx, tensorrt = result.artefacts
+    assert (tensorrt.engine_info["gpu"], tensorrt.engine_info["provider"]) == ("Orin (fake)", "TensorRT")
+    assert onnx.gpu is None
+    assert tensorrt.gpu is not None
+    assert tensorrt.gpu.kernels.n == tensorrt.gpu.copies.n == tensorrt.n_hops == 30
+    assert set(tensorrt.gpu.kernels_us) == {500}
+    assert set(tensorrt.gpu.copies_us) == {200}
     assert "tensorrt-int8: this engine was not run on hardware by its makers." in " ".join(format_table(result).split())
 
 

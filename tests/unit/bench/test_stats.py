@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import binom
 
 from edgeaudio.bench import stats
@@ -46,19 +47,58 @@ def test_a_percentile_was_observed_and_splits_the_samples(values: list[float]) -
     assert result.upper95_us >= result.value_us
 
 
-def test_the_median_interval_is_repeatable_and_covers_the_median() -> None:
-    values = np.random.default_rng(1).gamma(3, 40, 700)
-    low, high = stats.median_interval_us(values) or (0, 0)
-    assert (low, high) == stats.median_interval_us(values)
-    assert (low, high) != stats.median_interval_us(values, seed=2)
-    assert low < np.median(values) < high
-    assert stats.median_interval_us(values[:4]) is None
+def test_intervals_are_repeatable_and_cover_what_they_are_of() -> None:
+    values = np.random.default_rng(1).gamma(3, 40, 1200)
+    found = stats.intervals_us(values)
+    assert found == stats.intervals_us(values)
+    assert found != stats.intervals_us(values, seed=2)
+    for p, interval in found.items():
+        assert interval is not None
+        assert interval[0] < np.quantile(values, p) < interval[1]
+    summary = stats.summarise(values)
+    assert summary.p50_interval_us == summary.p50.interval_us == found[0.5]
+    assert summary.p99.interval_us == found[0.99]
+    assert stats.summarise(values, interval=False).p50.interval_us is None
+
+
+@pytest.mark.parametrize(("p", "n"), [(0.5, 5), (0.9, 100), (0.95, 200), (0.99, 1000)])
+def test_a_tail_has_an_interval_where_ten_samples_lie_beyond_it(p: float, n: int) -> None:
+    values = np.random.default_rng(0).exponential(1, n)
+    assert stats.intervals_us(values)[p] is not None
+    assert stats.intervals_us(values[:-1])[p] is None
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    covered = dict.fromkeys(stats.PERCENTILES, 0)
+    for seed in range(60):
+        found = stats.intervals_us(np.random.default_rng(seed).exponential(1, 1200))
+        for p, interval in found.items():
+            assert interval is not None
+            covered[p] += interval[0] <= -np.log(1 - p) <= interval[1]
+    # 95 % of 60 is 57; below 51 is a chance of one in a thousand.
+    assert min(covered.values()) >= 51, covered
+
+
+def test_a_ratio_keeps_together_what_happened_at_the_same_time() -> None:
+    def series(seed: int, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(state * np.random.default_rng(seed).uniform(0.95, 1.05, len(state)))
+
+    slow = np.repeat(np.random.default_rng(0).uniform(0.6, 1.6, 20), 40)
+    own, other = series(1, 10 * slow), series(2, 5 * slow[::2])
+    together = stats.ratio_interval(own, other)
+    apart = stats.ratio_interval(own, np.random.default_rng(3).permutation(other))
+    assert together is not None
+    assert apart is not None
+    assert together[0] < 2 < together[1]
+    assert together[1] - together[0] < apart[1] - apart[0]
+    assert stats.ratio_interval(own[:4], other) is None
+    assert stats.ratio_interval(own, np.zeros(30)) is None
 
 
 def test_neighbours_that_resemble_each_other_widen_the_median_interval() -> None:
     level = np.repeat(np.random.default_rng(3).normal(100, 10, 40), 20)
-    together = stats.median_interval_us(level)
-    apart = stats.median_interval_us(np.random.default_rng(4).permutation(level))
+    together = stats.intervals_us(level)[0.5]
+    apart = stats.intervals_us(np.random.default_rng(4).permutation(level))[0.5]
     assert together is not None
     assert apart is not None
     assert together[1] - together[0] > 1.5 * (apart[1] - apart[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from edgeaudio.errors import ConfigError
 from edgeaudio.spec import ClassDecision, DecisionSpec
 from tests import tiny_bundle as tiny
 
-NOTHING = dict.fromkeys(DecisionOptions.__dataclass_fields__)
+NOTHING = dict.fromkeys(field.name for field in dataclasses.fields(DecisionOptions))
 
 
 def changed(own: DecisionSpec | None = None, **given: Any) -> DecisionSpec:

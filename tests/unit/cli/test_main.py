@@ -14,6 +14,7 @@ import typer
 from edgeaudio import __version__, catalog
 from edgeaudio.cli import info
 from edgeaudio.cli.main import app, main
+from edgeaudio.cli.verb_group import VerbGroup
 from edgeaudio.errors import (
     AudioDeviceError,
     BenchInvalidError,
@@ -35,14 +36,16 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 TREE = dict(commands(typer.main.get_command(app)))
-VERBS = [path for path, command in TREE.items() if not hasattr(command, "commands")]
+VERBS = [path for path, command in TREE.items() if not hasattr(command, "commands") or isinstance(command, VerbGroup)]
 
 
 def test_every_documented_verb_exists() -> None:
     documented = "demo, run, label, distill, quantize, export, verify, report, tag, eval, stream, bench, list, doctor"
-    documented += ", prune, sweep, exits, audio devices, data inspect, data synth, bundle show, bundle check"
+    documented += ", bench compare, bench report, bench history, prune, sweep, exits, cascade, audio devices"
+    documented += ", data inspect, data synth, bundle show, bundle check, bundle build"
     documented += (
         ", bundle keygen, bundle sign, bundle verify, bundle trust add, bundle trust list, bundle trust remove"
+        ", devices list, devices probe, devices doctor"
     )
     assert {" ".join(path) for path in VERBS} == set(documented.split(", "))
 
@@ -134,6 +137,17 @@ def test_a_message_of_many_lines_becomes_one(
     assert capsys.readouterr().err == "error: one two three\n"
 
 
+def test_a_message_about_a_hostile_name_moves_no_cursor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConfigError("pi\x1b[2J\u202e: no such device")
+
+    monkeypatch.setattr(info, "print_table", fail)
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "error: pi\\x1b[2J\\x202e: no such device\n"
+
+
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("boom")
@@ -151,6 +165,13 @@ def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatc
         (["lst"], "error: No such command 'lst'. Did you mean 'list'? See 'edgeaudio --help'."),
         (["bundle", "shwo"], "error: No such command 'shwo'. Did you mean 'show'? See 'edgeaudio bundle --help'."),
         (["bundle"], "error: Missing command. See 'edgeaudio bundle --help'."),
+        (
+            ["bench", "comapre", "a.json", "b.json"],
+            "error: bench: 'comapre' is neither a file nor a command. Did you mean",
+        ),
+        (["bench"], "error: Missing argument 'BUNDLE'. See 'edgeaudio bench --help'."),
+        (["bench", "x.eab", "--thread", "2"], "error: No such option: --thread"),
+        (["bench", "compare", "a.json"], "error: Missing argument 'AFTER'. See 'edgeaudio bench compare --help'."),
         (["list", "--jsn"], "error: No such option: --jsn"),
         (["list", "studnets"], "error: nothing to list under 'studnets'. Did you mean 'students'?"),
         (["stream", "x.eab"], "error: Missing option '--input'. See 'edgeaudio stream --help'."),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.local import LocalDevice
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.cli.main import main
@@ -75,7 +76,9 @@ class Pipeline:
 
     def run_demo(self, work: Path, *, progress: Any, progress_bar: bool) -> SimpleNamespace:
         self.calls.append({"work": work})
-        bench = LocalDevice().bench(tiny.tiny_bundle("onnx-fp32"), options=BenchOptions(min_hops=2, min_seconds=0))
+        bench = LocalDevice().bench(
+            BenchJob(tiny.tiny_bundle("onnx-fp32"), options=BenchOptions(min_hops=2, min_seconds=0))
+        )
         return SimpleNamespace(
             summary=self.answer, bench=bench, bundle=work / "bundles/x.eab", report=work / "report.html"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,12 +17,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from edgeaudio.bench import harness
+from edgeaudio.bench.governor import performance_governor
 from edgeaudio.bundle import Golden, write_bundle
 from edgeaudio.cli.main import main
 from edgeaudio.frontend.native.stream import EXTENSION
 from tests import tiny_bundle as tiny
+from tests.boards import recorded_board
 from tests.frontends import FRONTENDS
 from tests.records import decided
+from tests.tiny_chained import chained_bytes
 
 
 @pytest.fixture
@@ -155,6 +161,24 @@ def test_the_front_end_is_chosen_and_reported(
     assert f"log-mel by {frontend}" in capsys.readouterr().out
 
 
+def test_the_governor_is_left_alone_unless_the_option_is_given(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = recorded_board("x86-laptop", tmp_path)
+    governor = root / "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    held = functools.partial(performance_governor, root=root, folder=tmp_path / "journal")
+    monkeypatch.setattr(harness, "performance_governor", held)
+    few = ("--artefact", "onnx-fp32", "--min-hops", "1", "--min-seconds", "0", "--json")
+    assert main(["bench", bundle, *few]) in (0, 4)
+    assert not (tmp_path / "journal").exists()
+    assert main(["bench", bundle, *few, "--set-performance", "--idle", "0.01"]) in (0, 4)
+    assert (tmp_path / "journal").exists()
+    assert governor.read_text() == "powersave\n"
+    governor.with_name("scaling_available_governors").write_text("powersave\n")
+    assert main(["bench", bundle, *few, "--set-performance"]) == 6
+    assert "policy0/scaling_governor offers only powersave" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["stream", "eval", "bench"])
 def test_a_native_front_end_that_is_not_built_is_exit_code_6(
     verb: str, bundle: str, sounds: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -256,13 +280,78 @@ def test_bench_times_and_judges(bundle: str, tmp_path: Path, capsys: pytest.Capt
     assert json.loads((tmp_path / "bench.json").read_bytes())["bundle_name"] == "tiny"
 
 
+def test_bench_takes_forms_baselines_clips_and_runs_in_real_time(
+    bundle: str, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(bundle).write_bytes(chained_bytes())
+    (tmp_path / "other.tflite").write_bytes(tiny.tflite_model())
+    few = ["--min-hops", "20", "--min-seconds", "0", "--form", "stateful", "--form", "windowed"]
+    nice = os.getpriority(os.PRIO_PROCESS, 0)  # Another one could not be given back.
+    extra = [
+        "--baseline",
+        str(tmp_path / "other.tflite"),
+        "--clips",
+        str(sounds),
+        "--affinity",
+        "0",
+        "--nice",
+        str(nice),
+    ]
+    main(["bench", bundle, *few, *extra, "--pace", "0.2", "--cold-starts", "1", "--sounds", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    items = {item["artefact"]: item for item in found["artefacts"]}
+    assert list(items) == ["onnx-fp32", "onnx-fp32-stateful", "other.tflite"]
+    for name in ("onnx-fp32", "onnx-fp32-stateful"):
+        # One clip of six lies in the wrong folder.
+        assert (items[name]["accuracy"]["n_clips"], items[name]["accuracy"]["n_correct"]) == (6, 5)
+        assert items[name]["sound_to_event"]["n_sounds"] == 1
+    for item in items.values():
+        assert item["paced"]["n_hops"] >= 1
+        assert len(item["cold_start"]["to_first_answer_ms"]) == 1
+    assert {ratio["baseline"] for ratio in found["ratios"]} == {"other.tflite", "onnx-fp32"}
+    assert found["environment"]["affinity"] == [0]
+    assert found["options"]["nice"] == found["environment"]["nice"] == nice
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--form", "steps"], "bench options: forms.0: Input should be 'windowed', 'stateful'"),
+        (["--form", "stateful"], "has no artefact in form stateful; it has: windowed"),
+        (["--affinity", "one"], "bench options: affinity.0: Input should be a valid integer"),
+        (["--affinity", "0,4000"], "affinity (0, 4000): not all are cores of this machine"),
+        (["--baseline", "x.engine"], "'x.engine': an engine that TensorRT has built runs only on the GPU"),
+        (["--baseline", "none.onnx"], "none.onnx: cannot be read: No such file or directory"),
+        (["--clips", "nowhere"], "nowhere: no labelled audio"),
+    ],
+)
+def test_bench_says_what_is_wrong_with_an_option(
+    options: list[str], said: str, bundle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", bundle, *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_bundle_build_fills_the_cache_ahead_of_time(
+    tensorrt_bundle: str, capsys: pytest.CaptureFixture[str], fake_tensorrt: Any
+) -> None:
+    assert text(capsys, "bundle", "build", tensorrt_bundle).splitlines() == [
+        f"tensorrt-{precision}: built, there was none, built in 0.0 s" for precision in ("fp32", "int8")
+    ]
+    assert "tensorrt-int8: was there already, built in 0.0 s" in text(capsys, "bundle", "build", tensorrt_bundle)
+    assert fake_tensorrt.builds == 2
+
+
 def test_an_invalid_benchmark_is_exit_code_4(wrong_bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = result(capsys, "bench", wrong_bundle, "--min-seconds", "0", code=4)
     assert found["verdict"]["level"] == "invalid"
     assert main(["bench", wrong_bundle, "--min-seconds", "0"]) == 4
     captured = capsys.readouterr()
     assert "onnx-fp32" in captured.out
-    assert "error: these figures must not be used" in captured.err
+    assert "must not be used; each artefact says why" in captured.err
 
 
 def test_tag_shows_the_strongest_tags(

@@ -162,3 +162,38 @@ def broken(**changes: Any) -> dict[str, Any]:
 def test_data_that_cannot_calibrate_is_refused(arguments: dict[str, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         ExitAnswers(**arguments)
+
+
+def test_a_margin_of_standard_errors_keeps_a_chance_gain_from_being_believed() -> None:
+    answers = clips_that_an_exit_loses(3, n_clips=200)
+    loose = calibrate_exits(answers, 0.015)
+    assert (loose.share[0], round((loose.full_accuracy - loose.accuracy) * 200)) == (1, 3)
+    # 3 of 200 lost: 1.5 % with a standard error of 0.86 %.
+    careful = calibrate_exits(answers, 0.015, standard_errors=1)
+    assert round((careful.full_accuracy - careful.accuracy) * 200) == 1
+    assert careful.mean_macs > loose.mean_macs
+    assert careful.standard_errors == 1
+    assert calibrate_exits(answers, 0.024, standard_errors=1).share == loose.share
+    assert calibrate_exits(answers, 0.0, standard_errors=5).accuracy == careful.full_accuracy
+
+
+def test_without_a_margin_the_record_is_what_it_was() -> None:
+    calibration = calibrate_exits(clips_that_an_exit_loses(3, n_clips=200), 0.015)
+    assert "standard_errors" not in calibration.model_dump(mode="json")
+    assert calibration.model_copy(update={"standard_errors": 1.0}).model_dump()["standard_errors"] == 1
+
+
+@pytest.mark.parametrize("standard_errors", [-1.0, float("inf"), float("nan")])
+def test_a_margin_that_makes_no_sense_is_refused(standard_errors: float) -> None:
+    with pytest.raises(ConfigError, match="standard_errors is"):
+        calibrate_exits(clips_that_an_exit_loses(3, n_clips=200), 0.015, standard_errors=standard_errors)
+
+
+def clips_that_an_exit_loses(n_lost: int, *, n_clips: int) -> ExitAnswers:
+    """One window per clip; the exit is wrong about some, each surer than the last, and right and sure elsewhere."""
+    targets = np.arange(n_clips) % 2
+    final = np.where(np.eye(2)[targets] > 0, 5.0, 0.0)
+    early = final.copy()
+    for number in range(n_lost):
+        early[number] = np.where(np.eye(2)[targets[number]] > 0, 0.0, 1.0 + number)
+    return ExitAnswers(np.stack([early, final]).astype(np.float32), targets, (10, 90), clips=np.arange(n_clips))

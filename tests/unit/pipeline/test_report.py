@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeaudio.bench.harness import run_bench
-from edgeaudio.bench.schema import BenchOptions, BenchResult
+from edgeaudio.bench.schema import BenchOptions, BenchResult, Verdict
 from edgeaudio.errors import ConfigError, ShapeError
 from edgeaudio.pipeline.report import (
     Confusion,
@@ -27,9 +26,18 @@ from edgeaudio.pipeline.report import (
     write_report,
 )
 from edgeaudio.pipeline.report_stats import mcnemar_exact_p, paired_difference_interval
-from edgeaudio.pipeline.report_view import DENSE_CLASSES, accuracy_axis, confusion_view, model_rows, paired_views, tiles
+from edgeaudio.pipeline.report_view import (
+    DENSE_CLASSES,
+    accuracy_axis,
+    confusion_view,
+    model_rows,
+    paired_views,
+    tiles,
+)
+from edgeaudio.report.latency import latency_rows
 from edgeaudio.spec import LabelSet, TaskSpec
 from tests import tiny_bundle as tiny
+from tests.html_page import Page
 
 LEVELS = ("valid", "suspect", "invalid")
 EVIL = "<script>alert('x')</script> & \"$\\frac"
@@ -72,31 +80,6 @@ def full(bench: BenchResult) -> ReportData:
         not_on_hardware=(EVIL,),
         notes=(EVIL,),
     )
-
-
-class Page(HTMLParser):
-    """All tags, attributes and text of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.headings: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self._open.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] == "h2":
-            self.headings.append(data)
-            self._open.append("text")
-
-    def values(self, *names: str) -> list[str]:
-        return [value for _, name, value in self.attributes if name in names]
 
 
 def test_a_hostile_label_stays_text_everywhere(full: ReportData) -> None:
@@ -212,6 +195,24 @@ def test_an_invalid_timing_is_no_headline(full: ReportData, bench: BenchResult) 
     assert [rows[level].verdict for level in LEVELS] == list(LEVELS)
     assert rows["suspect"].p50.endswith(" ms")
     assert (rows["invalid"].p50, rows["invalid"].p95, rows["invalid"].rtf) == ("–", "–", "–")
+
+
+def test_a_shorter_hop_and_a_foreign_file_are_no_headline_but_have_their_rows(
+    full: ReportData, bench: BenchResult
+) -> None:
+    verdict = Verdict.of(())
+    windowed = bench.artefacts[0].model_copy(update={"verdict": verdict})
+    stages = tuple(stage for stage in windowed.stages if stage.name == "total")
+    half = {"hop_ms": bench.hop_ms / 2, "form": "stateful", "artefact": "onnx-fp32-stateful", "stages": stages}
+    stepped = windowed.model_copy(update=half)
+    foreign = windowed.model_copy(update={"form": "foreign", "artefact": "yamnet.tflite", "load_ms": None})
+    mixed = bench.model_copy(update={"artefacts": (foreign, stepped, windowed)})
+    (tile,) = (tile for tile in tiles(replace(full, bench=mixed)) if tile.label == "median per hop")
+    assert tile.detail.startswith(f"{windowed.artefact}, ")
+    rows = {row.artefact: row for row in latency_rows(mixed)}
+    assert rows["onnx-fp32-stateful"].engine.endswith(f", every {bench.hop_ms / 2:g} ms")
+    assert "every" not in rows[windowed.artefact].engine
+    assert rows["yamnet.tflite"].load == "–"
 
 
 def test_accuracy_intervals_match_published_values() -> None:

@@ -81,17 +81,17 @@ def test_a_sure_window_costs_only_the_first_stage(bundle: Bundle, monkeypatch: p
     def refuse(values: object) -> None:
         raise AssertionError("stage 1 ran")
 
-    monkeypatch.setattr(cascade._stages[1], "run_stage", refuse)
+    monkeypatch.setattr(cascade.engines[1], "run_stage", refuse)
     assert cascade.run(bundle.golden.log_mel[0]).exit == 0
 
 
 def test_quantised_hidden_tensors_are_handed_on_untouched(bundle: Bundle) -> None:
     cascade = Cascade.of_bundle(bundle, engine="onnx", precision="int8")
-    hidden, _ = cascade._stages[0].run_stage(bundle.golden.log_mel[0])
+    hidden, _ = cascade.engines[0].run_stage(bundle.golden.log_mel[0])
     assert hidden is not None
     assert hidden.dtype == np.uint8
     with pytest.raises(ShapeError, match="onnx-int8-stage1 wants uint8"):
-        cascade._stages[1].run_stage(hidden.astype(np.float32))
+        cascade.engines[1].run_stage(hidden.astype(np.float32))
 
 
 @every_form

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import types
@@ -13,7 +14,8 @@ import pytest
 
 from edgeaudio.bundle.manifest import Artefact, TensorInfo
 from edgeaudio.errors import BundleError, ShapeError, UnsupportedError
-from edgeaudio.runtime.engines.litert_engine import LiteRTEngine
+from edgeaudio.runtime.cascade import stages_info
+from edgeaudio.runtime.engines.litert_engine import LiteRTEngine, delegated_operators
 from edgeaudio.runtime.engines.onnx_engine import OnnxEngine
 from edgeaudio.runtime.engines.tensors import check_tensor, dequantise, quantise
 from tests import tiny_bundle as tiny
@@ -187,6 +189,50 @@ def test_tflite_runtime_runs_where_only_it_is_installed_and_is_named(monkeypatch
     engine = LiteRTEngine(tiny.artefact("tflite", "fp32", payload), payload)
     assert engine.info["library"] == "tflite-runtime"
     assert engine.info["version"] == "version of tflite-runtime"
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_litert_says_whether_its_delegate_took_the_graph(int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("ai_edge_litert.interpreter")
+    payload, artefact = tiny.tflite_model(int8=int8), tiny.artefact("tflite", "int8" if int8 else "fp32", b"")
+    info = LiteRTEngine(artefact, payload).info
+    assert (info["delegate"], info["delegated"]) == ("XNNPACK", "2 of 2 operators")
+    # As on a machine where XNNPACK does not start: LiteRT goes on without a word.
+    without = functools.partial(
+        library.Interpreter,
+        experimental_op_resolver_type=library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    monkeypatch.setattr(library, "Interpreter", without)
+    info = LiteRTEngine(artefact, payload).info
+    assert (info["delegate"], info["delegated"]) == ("none", "0 of 2 operators")
+
+
+def test_operators_between_two_delegates_are_not_counted_as_taken() -> None:
+    def node(name: str, inputs: list[int], outputs: list[int]) -> dict[str, Any]:
+        return {"op_name": name, "inputs": inputs, "outputs": outputs}
+
+    # 0 -> A -> 1 -> B -> 2 -> C -> 3, and D takes 1 too; A and C are taken. 9 is a weight.
+    file = [node("A", [0, 9], [1]), node("B", [1], [2]), node("C", [2, 9], [3]), node("D", [1], [4])]
+    taken = [node("DELEGATE", [0, 9], [1]), node("DELEGATE", [2, 9], [3])]
+    assert delegated_operators([*file, *taken]) == (2, 4)
+    assert delegated_operators(file) == (0, 4)
+    assert delegated_operators([*file, node("DELEGATE", [0, 9], [3, 4])]) == (4, 4)
+
+
+def test_the_provider_is_asked_for_when_it_is_told() -> None:
+    payload = tiny.onnx_model()
+    engine = OnnxEngine(tiny.artefact("onnx", "fp32", payload), payload)
+    engine._session = types.SimpleNamespace(get_providers=lambda: ["AzureExecutionProvider", "CPUExecutionProvider"])
+    assert engine.info["provider"] == "AzureExecutionProvider, CPUExecutionProvider"
+
+
+def test_stages_that_run_differently_say_both() -> None:
+    class Stage:
+        def __init__(self, delegate: str) -> None:
+            self.info = {"engine": "litert", "delegate": delegate}
+
+    stages: Any = (Stage("XNNPACK"), Stage("none"), Stage("none"))
+    assert stages_info(stages) == {"engine": "litert", "delegate": "XNNPACK; none", "stages": "3"}
 
 
 def test_a_broken_litert_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

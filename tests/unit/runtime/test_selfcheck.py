@@ -37,6 +37,8 @@ def test_a_sound_bundle_passes_on_every_engine(bundle: Bundle) -> None:
     assert all(item.figure is not None and item.gate is not None and item.figure <= item.gate for item in report.items)
     report.raise_if_failed()
     assert json.loads(json.dumps(report.to_dict()))["complete"] is True
+    assert all(item.library in str(item) for item in report.items)
+    assert {item.library.partition(" ")[0] for item in report.items} == {"", "onnxruntime", "ai-edge-litert"}
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "tflite-int8"])
@@ -129,6 +131,9 @@ def test_tolerances_are_as_documented() -> None:
     by_name = {artefact.name: artefact for artefact in bundle.manifest.artefacts}
     assert logit_tolerance(by_name["onnx-fp32"], golden) == LOGIT_TOLERANCE_FP32
     assert logit_tolerance(by_name["tflite-int8"], golden) == pytest.approx(2 * tiny.OUTPUT_SCALE, rel=1e-3)
+    wider = logit_tolerance(by_name["tflite-int8"], golden, "tflite-runtime")
+    assert wider == pytest.approx(6 * tiny.OUTPUT_SCALE, rel=1e-3)
+    assert logit_tolerance(by_name["tflite-fp32"], golden, "tflite-runtime") == LOGIT_TOLERANCE_FP32
     bare = by_name["onnx-int8"].outputs[0].model_copy(update={"scale": None})
     no_scale = by_name["onnx-int8"].model_copy(update={"outputs": (bare,)})
     assert logit_tolerance(no_scale, golden) == pytest.approx(0.5)

@@ -44,7 +44,9 @@ def cascade(thresholds: tuple[float | None, ...] = (None, None)) -> tuple[Cascad
         for kept, phases in zip(KEPT, PHASES, strict=True)
     ]
     runners = [StatefulRunner(*pair) for pair in zip(engines, artefacts, strict=True)]  # type: ignore[arg-type]
-    facts: Any = SimpleNamespace(thresholds=thresholds, kind="single_label", macs_per_stage=MACS, memory_steps=MEMORY)
+    facts: Any = SimpleNamespace(
+        thresholds=thresholds, kind="single_label", macs_per_stage=MACS, memory_steps=MEMORY, on_frames=[]
+    )
     return CascadeRunner(facts, runners), engines
 
 

@@ -169,7 +169,8 @@ def test_the_engine_of_another_key_is_not_taken_for_ones_own(fake_tensorrt: Fake
 def test_an_engine_that_tensorrt_no_longer_takes_is_built_anew(fake_tensorrt: Fake, folder: Path) -> None:
     real, answers = fake_tensorrt.unplan, iter([False, True])
     fake_tensorrt.unplan = lambda serialised: real(serialised) if next(answers) else None  # type: ignore[method-assign]
-    assert build().info["cache"] == "built, TensorRT did not take the one that was there"
+    reason = "Serialization assertion stdVersionRead == kVERSION failed"
+    assert build().info["cache"] == f"built, TensorRT did not take the one that was there: {reason}"
 
 
 def test_a_folder_of_another_user_is_refused(

@@ -21,7 +21,7 @@ from edgeaudio.bundle.writer import file_entry
 from edgeaudio.catalog import resolve
 from edgeaudio.errors import BundleError, ConfigError, UnsupportedError, VerificationError
 from edgeaudio.runtime import Classifier, check_bundle
-from edgeaudio.runtime.engines.tensorrt_engine import TensorRTEngine
+from edgeaudio.runtime.engines.tensorrt_engine import TensorRTEngine, build_ahead
 from tests import fake_tensorrt as fakes
 from tests import tiny_bundle as tiny
 from tests import tiny_exits
@@ -126,6 +126,45 @@ def test_all_memory_comes_back(fake_tensorrt: Fake) -> None:
     del engine
     gc.collect()
     assert fake_tensorrt.driver.allocations == 0
+
+
+def test_the_gpus_own_clock_tells_kernels_from_copies(fake_tensorrt: Fake) -> None:
+    engine = TensorRTEngine(ARTEFACT, PAYLOAD)
+    engine.run(log_mel())
+    assert engine.take_gpu_us() == (0, 0)
+    engine.start_clock()
+    assert engine.take_gpu_us() == (0, 0)
+    for kernels_ms in (0.5, 0.25):
+        fake_tensorrt.kernels_ms = kernels_ms
+        engine.run(log_mel())
+        # One copy there, one back, a tenth of a millisecond each.
+        assert engine.take_gpu_us() == pytest.approx((1e3 * kernels_ms, 200), rel=1e-3)
+        assert engine.take_gpu_us() == (0, 0)
+    assert fake_tensorrt.driver.allocations == 5 + 4
+    del engine
+    gc.collect()
+    assert fake_tensorrt.driver.allocations == 0
+
+
+def test_a_run_that_fails_has_no_times(fake_tensorrt: Fake) -> None:
+    engine = TensorRTEngine(ARTEFACT, PAYLOAD)
+    engine.start_clock()
+    fake_tensorrt.driver.sync_code = ILLEGAL_ADDRESS
+    with pytest.raises(VerificationError):
+        engine.run(log_mel())
+    assert engine.take_gpu_us() == (0, 0)
+
+
+def test_engines_are_built_ahead_of_time_once(fake_tensorrt: Fake) -> None:
+    bundle = tiny.tiny_bundle("onnx-fp32", "tensorrt-fp32", "tensorrt-int8")
+    assert [(name, how) for name, how, _ in build_ahead(bundle)] == [
+        ("tensorrt-fp32", "built, there was none"),
+        ("tensorrt-int8", "built, there was none"),
+    ]
+    assert [how for _, how, _ in build_ahead(bundle)] == ["hit", "hit"]
+    assert fake_tensorrt.builds == 2
+    with pytest.raises(ConfigError, match=r"bundle 'tiny' has no tensorrt artefact; it has: onnx-fp32"):
+        next(build_ahead(tiny.tiny_bundle("onnx-fp32")))
 
 
 def test_a_stage_hands_on_its_hidden_tensor(fake_tensorrt: Fake) -> None:

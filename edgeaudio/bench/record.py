@@ -1,0 +1,104 @@
+"""From a candidate to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeaudio.bench import stats
+from edgeaudio.bench.candidate import Candidate, load_state
+from edgeaudio.bench.hop import HopTimer
+from edgeaudio.bench.schema import (
+    ArtefactResult,
+    Energy,
+    ExitShare,
+    GpuTime,
+    StageName,
+    StageResult,
+    Turn,
+)
+from edgeaudio.runtime.engines.base import GpuTimes
+
+_STAGE_NAMES: tuple[StageName, ...] = ("wait", "resample", "frontend", "inference", "decision", "total")
+
+
+def artefact_result(candidate: Candidate, hop_ms: float, watch_start_s: float) -> ArtefactResult:
+    """All that was measured; the verdict is for those who see the whole result.
+
+    Args:
+        watch_start_s: when the watch of the board began, by `time.perf_counter`.
+    """
+    subject, timer = candidate.subject, candidate.timer
+    timed = timer is not None and len(timer) > 0
+    stages = stage_results(timer) if timer is not None and timed else ()
+    total = stages[-1].summary if stages else None
+    median_us, hop_us = total.p50.value_us if total else None, hop_ms * 1e3
+    return ArtefactResult(
+        artefact=subject.name,
+        form=subject.form,
+        engine=subject.engine,
+        engine_info=candidate.loaded.info() if candidate.loaded else {},
+        precision=subject.precision,
+        size_bytes=subject.size_bytes,
+        sha256=subject.sha256,
+        hop_ms=hop_ms,
+        parity=candidate.parity,
+        accuracy=candidate.accuracy,
+        load_ms=candidate.load_ms,
+        first_inference_ms=candidate.first_inference_ms,
+        n_hops=total.n if total else 0,
+        timed_s=candidate.meter.wall_s,
+        stages=stages,
+        rtf_p50=median_us / hop_us if median_us is not None else None,
+        rtf_mean=total.mean_us / hop_us if total else None,
+        rtf_max=total.max_us / hop_us if total else None,
+        drift_share=stats.drift_share(stages[-1].samples_us) if stages else None,
+        load=load_state(candidate.meter) if timed else None,
+        turns=tuple(
+            Turn(start_s=start - watch_start_s, end_s=end - watch_start_s, n_hops=n)
+            for start, end, n in candidate.turns
+            if n
+        ),
+        exits=_exit_shares(candidate, timer) if timer is not None and timed else (),
+        gpu=_gpu_time(timer.gpu_us) if timer is not None and timer.gpu_us else None,
+        catch_up_share=timer.catch_up_macs / timer.macs if timer is not None and timer.macs else None,
+        paced=candidate.paced,
+        cold_start=candidate.cold_start,
+        sound_to_event=candidate.sound_to_event,
+        energy=candidate.energy or Energy(reason="not timed"),
+    )
+
+
+def stage_results(timer: HopTimer) -> tuple[StageResult, ...]:
+    """All stages of a timer that has hops, `total` last; one that is not in the path says why."""
+    columns, results = timer.columns_us(), []
+    for name in _STAGE_NAMES:
+        if name in timer.stages.left_out:
+            results.append(StageResult(name=name, in_path=False, reason=timer.stages.left_out[name]))
+        elif name in columns:
+            samples_us = tuple(int(value) for value in columns[name].round())
+            results.append(
+                StageResult(name=name, in_path=True, summary=stats.summarise(columns[name]), samples_us=samples_us)
+            )
+    return tuple(results)
+
+
+def _gpu_time(gpu_us: Sequence[GpuTimes]) -> GpuTime:
+    kernels, copies = zip(*gpu_us, strict=True)
+    return GpuTime(
+        kernels=stats.summarise(kernels),
+        copies=stats.summarise(copies),
+        kernels_us=tuple(round(value, 1) for value in kernels),
+        copies_us=tuple(round(value, 1) for value in copies),
+    )
+
+
+def _exit_shares(candidate: Candidate, timer: HopTimer) -> tuple[ExitShare, ...]:
+    """One for each exit, the final one last; none without exits."""
+    classifier = candidate.loaded.classifier if candidate.loaded else None
+    inference_us = timer.columns_us()["inference"]
+    shares = []
+    for exit in range(classifier.n_exits if classifier else 0):
+        stopped = inference_us[[taken == exit for taken in timer.exits[: len(inference_us)]]]
+        share = len(stopped) / len(inference_us)
+        shares.append(ExitShare(exit=exit, share=share, inference=stats.summarise(stopped) if len(stopped) else None))
+    return tuple(shares)
