@@ -67,13 +67,11 @@ def bench_devices(
     run = _Run(job, keep_in, on_progress, threading.Event())
     away = sorted((device for device in devices if device.place is not None), key=lambda device: str(device.place))
     groups = [list(group) for _, group in groupby(away, key=lambda device: device.place)]
-    for group in groups:
-        threading.Thread(target=run.bench_each, args=(group,), daemon=True).start()
     try:
-        run.wait_for(len(away))
+        run.bench_groups(groups)
     except KeyboardInterrupt:
         run.interrupted.set()
-        run.wait_for(len(away))
+        run.bench_groups(groups)
     run.bench_each([device for device in devices if device.place is None])
     return [run.outcomes[device.name] for device in devices]
 
@@ -87,14 +85,26 @@ class _Run:
     on_progress: OnDeviceProgress | None
     interrupted: threading.Event
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _begun: set[str] = field(default_factory=set)
     _arrived: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
 
-    def wait_for(self, n_outcomes: int) -> None:
-        """Return when there are so many outcomes. Not `Thread.join`, which Ctrl-C makes believe that it is over."""
-        while len(self.outcomes) < n_outcomes:
+    def bench_groups(self, groups: Sequence[Sequence[Device]]) -> None:
+        """All groups at once; called again after Ctrl-C it begins those that had not begun and waits for all."""
+        for group in groups:
+            threading.Thread(target=self._bench_group, args=(group,), daemon=True).start()
+        # Not `Thread.join`, which an interruption makes believe that the thread has ended.
+        while len(self.outcomes) < sum(map(len, groups)):
             # Ctrl-C may swallow one of these.
             with contextlib.suppress(queue.Empty):
                 self._arrived.get(timeout=_WAIT_S)
+
+    def _bench_group(self, group: Sequence[Device]) -> None:
+        with self._turn:
+            if group[0].name in self._begun:
+                return
+            self._begun.add(group[0].name)
+        self.bench_each(group)
 
     def bench_each(self, devices: Sequence[Device]) -> None:
         """One after another."""
