@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from edgeaudio.audio.files import decode_file
-from edgeaudio.bench.environment import cpu_description, package_versions
+from edgeaudio.bench.environment import package_versions
+from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.compress.exit_calibration import ExitAnswers, calibrate_exits
 from edgeaudio.data.datasets import Dataset, load_dataset

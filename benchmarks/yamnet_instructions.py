@@ -97,10 +97,10 @@ def parse_arguments() -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> tuple[list[Count], str]:
     """All counts, and what the emulator is."""
     bundle = Bundle.read(arguments.bundle)
-    # YAMNet's hop with both front-ends; the bundle's own, and steps, with the better one.
+    # All with YAMNet's hop; the bundle's own hop, steps and the front-end in NumPy where LiteRT runs them.
     wanted: list[tuple[Form | None, str]] = [(None, "inside")]
-    wanted += [(form, "native") for form in forms(bundle)]
-    wanted += [(form, "numpy") for form in forms(bundle) if form.slow]
+    wanted += [(form, "native") for form in forms(bundle) if form.slow or form.engine == "litert"]
+    wanted += [(form, "numpy") for form in forms(bundle) if form.slow and form.engine == "litert"]
     counts = []
     for cpu in arguments.cpu:
         emulator = install(arguments.cache, cpu=cpu, mirror=arguments.mirror, progress=print)

@@ -11,6 +11,7 @@ import platform
 import re
 import shlex
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,8 @@ CPU_FLAGS_THAT_MATTER = {
 
 # JetPack writes it; there TensorRT is a package of the system.
 _JETSON = Path("/etc/nv_tegra_release")
+#: Of LiteRT: name and versions.
+_FORERUNNER = ("tflite-runtime", ">=2.14")
 _REQUIREMENT = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)(?P<wanted>[^;]*)(?:;.*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"])?"
 )
@@ -99,6 +102,7 @@ def diagnose(folder: Path) -> Diagnosis:
     """
     groups = _requirements()
     capabilities = [_capability("base", groups[""])]
+    groups["runtime-litert"] = _tflite_runtime_instead(groups["runtime-litert"])
     of_engines = {
         name: _tensorrt() if name == "tensorrt" else _capability(f"engine {name}", groups[extra_of(name)])
         for name in sorted(ENGINES)
@@ -134,6 +138,14 @@ def _requirements() -> dict[str, list[PackageStatus]]:
         package = PackageStatus(match["name"], match["wanted"].strip(), _version(match["name"]))
         groups.setdefault(match["extra"] or "", []).append(package)
     return groups
+
+
+def _tflite_runtime_instead(packages: list[PackageStatus]) -> list[PackageStatus]:
+    """What LiteRT needs where it has no wheel: the engine also runs on its forerunner (32-bit ARM has only that)."""
+    forerunner = PackageStatus(*_FORERUNNER, _version(_FORERUNNER[0]))
+    if any(package.installed for package in packages) or not (forerunner.installed or sys.maxsize < 2**32):
+        return packages
+    return [forerunner]
 
 
 def _version(name: str) -> str | None:

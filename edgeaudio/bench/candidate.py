@@ -32,7 +32,10 @@ Tell = Callable[[str, str | None, int, int], None]
 
 @dataclass
 class Candidate:
-    """`loaded`, `timer` and `audio` are None where it answered wrongly and is not timed."""
+    """`loaded`, `timer` and `audio` are None where it answered wrongly and is not timed.
+
+    turns: from and to, by `time.perf_counter`, and hops of each.
+    """
 
     subject: Subject
     parity: ParityCheck | None
@@ -43,6 +46,7 @@ class Candidate:
     timer: HopTimer | None = None
     audio: LoopedAudio | None = None
     meter: LoadMeter = field(default_factory=LoadMeter)
+    turns: list[tuple[float, float, int]] = field(default_factory=list)
     paced: Paced | None = None
     cold_start: ColdStart | None = None
     sound_to_event: SoundToEvent | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,32 +48,36 @@ def _foreign(request: dict[str, Any]) -> tuple[int, int]:
     import numpy as np
 
     given = [np.zeros(shape, dtype) for shape, dtype in request["inputs"]]
-    threads, payload = request["threads"], request["foreign"]
-    if request["format"] == "onnx":
-        import onnxruntime
-
-        imported_ns = time.monotonic_ns()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-        session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-        loaded_ns = time.monotonic_ns()
-        session.run(None, {one.name: values for one, values in zip(session.get_inputs(), given, strict=True)})
-        return imported_ns, loaded_ns
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ModuleNotFoundError:
-        from tflite_runtime.interpreter import Interpreter
+    library = importlib.import_module(request["library"])
     imported_ns = time.monotonic_ns()
-    interpreter = Interpreter(payload, num_threads=threads)
+    answer = (_onnx if request["format"] == "onnx" else _tflite)(library, request, given)
+    loaded_ns = time.monotonic_ns()
+    answer()
+    return imported_ns, loaded_ns
+
+
+def _onnx(library: Any, request: dict[str, Any], given: list[Any]) -> Callable[[], object]:
+    options = library.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = request["threads"], 1
+    options.log_severity_level = 3
+    session = library.InferenceSession(request["foreign"], options, providers=["CPUExecutionProvider"])
+    inputs = {one.name: values for one, values in zip(session.get_inputs(), given, strict=True)}
+    return lambda: session.run(None, inputs)
+
+
+def _tflite(library: Any, request: dict[str, Any], given: list[Any]) -> Callable[[], object]:
+    interpreter = library.Interpreter(request["foreign"], num_threads=request["threads"])
     numbers = [one["index"] for one in interpreter.get_input_details()]
     for number, values in zip(numbers, given, strict=True):
         interpreter.resize_tensor_input(number, values.shape)
     interpreter.allocate_tensors()
-    loaded_ns = time.monotonic_ns()
-    for number, values in zip(numbers, given, strict=True):
-        interpreter.set_tensor(number, values)
-    interpreter.invoke()
-    return imported_ns, loaded_ns
+
+    def answer() -> None:
+        for number, values in zip(numbers, given, strict=True):
+            interpreter.set_tensor(number, values)
+        interpreter.invoke()
+
+    return answer
 
 
 def _memory() -> dict[str, int | None]:

@@ -56,9 +56,10 @@ def _request(candidate: Candidate, bundle: Bundle, options: BenchOptions, thread
         # The ending is the format's: its own name need not suit this file system.
         path = folder / f"{subject.sha256}.{subject.model.format}"
         path.write_bytes(subject.model.payload)
-        inputs = subject.inputs(open_foreign(subject.model, threads).inputs).values
-        shapes = [(values.shape, values.dtype.name) for values in inputs]
-        return {"foreign": str(path), "format": subject.model.format, "inputs": shapes, "threads": threads}
+        run = open_foreign(subject.model, threads)
+        shapes = [(values.shape, values.dtype.name) for values in subject.inputs(run.inputs).values]
+        told = {"foreign": str(path), "format": subject.model.format, "library": run.library, "inputs": shapes}
+        return {**told, "threads": threads}
     assert isinstance(subject, BundleSubject)
     path = folder / "bundle.eab"
     if not path.exists():

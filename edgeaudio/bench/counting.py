@@ -90,6 +90,7 @@ def count_bundle(
     result = run.record(
         candidates,
         not_run,
+        0.0,
         kind="estimated",
         run_id=run_id,
         started_at=started_at,

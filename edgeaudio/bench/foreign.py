@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeaudio.bench.foreign_inputs import Array, Input
 from edgeaudio.errors import ConfigError, VerificationError
-from edgeaudio.runtime.engines.litert_engine import interpreter_info, open_interpreter
+from edgeaudio.runtime.engines.litert_engine import interpreter_info, litert_library, open_interpreter
 from edgeaudio.runtime.engines.onnx_engine import open_session, session_info
 from edgeaudio.spec.limits import MODEL_FILE_BYTES, check_limit
 
@@ -85,6 +85,8 @@ class ForeignRun(Protocol):
     """A foreign file, loaded."""
 
     inputs: tuple[Input, ...]
+    #: The module that it runs on.
+    library: str
 
     def prepare(self, given: Sequence[Array]) -> None:
         """Be told once of which shapes the inputs will be."""
@@ -110,6 +112,8 @@ def open_foreign(model: ForeignModel, threads: int) -> ForeignRun:
 
 
 class _OnnxFile:
+    library = "onnxruntime"
+
     def __init__(self, model: ForeignModel, threads: int) -> None:
         self._session = open_session(model.name, model.payload, threads)
         self._threads = threads
@@ -138,6 +142,7 @@ class _OnnxFile:
 class _TfliteFile:
     def __init__(self, model: ForeignModel, threads: int) -> None:
         self._interpreter = open_interpreter(model.name, model.payload, threads)
+        self.library: str = litert_library()[1].__name__
         self._threads = threads
         details = self._interpreter.get_input_details()
         self.inputs = tuple(

@@ -14,14 +14,19 @@ from edgeaudio.bench.schema import (
     GpuTime,
     StageName,
     StageResult,
+    Turn,
 )
 from edgeaudio.runtime.engines.base import GpuTimes
 
 _STAGE_NAMES: tuple[StageName, ...] = ("wait", "resample", "frontend", "inference", "decision", "total")
 
 
-def artefact_result(candidate: Candidate, hop_ms: float) -> ArtefactResult:
-    """All that was measured; the verdict is for those who see the whole result."""
+def artefact_result(candidate: Candidate, hop_ms: float, watch_start_s: float) -> ArtefactResult:
+    """All that was measured; the verdict is for those who see the whole result.
+
+    Args:
+        watch_start_s: when the watch of the board began, by `time.perf_counter`.
+    """
     subject, timer = candidate.subject, candidate.timer
     timed = timer is not None and len(timer) > 0
     stages = stage_results(timer) if timer is not None and timed else ()
@@ -48,6 +53,11 @@ def artefact_result(candidate: Candidate, hop_ms: float) -> ArtefactResult:
         rtf_max=total.max_us / hop_us if total else None,
         drift_share=stats.drift_share(stages[-1].samples_us) if stages else None,
         load=load_state(candidate.meter) if timed else None,
+        turns=tuple(
+            Turn(start_s=start - watch_start_s, end_s=end - watch_start_s, n_hops=n)
+            for start, end, n in candidate.turns
+            if n
+        ),
         exits=_exit_shares(candidate, timer) if timer is not None and timed else (),
         gpu=_gpu_time(timer.gpu_us) if timer is not None and timer.gpu_us else None,
         catch_up_share=timer.catch_up_macs / timer.macs if timer is not None and timer.macs else None,

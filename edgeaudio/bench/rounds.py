@@ -70,14 +70,15 @@ def run_turn(candidate: Candidate, hops: int, seconds: float) -> None:
     """At least `hops` hops and at least `seconds`."""
     timer, audio = candidate.stream()
     rewarm(timer, audio)
-    wanted = len(timer) + hops
+    before, start = len(timer), time.perf_counter()
     candidate.meter.start()
     try:
         end = time.perf_counter() + seconds
-        while len(timer) < wanted or time.perf_counter() < end:
+        while len(timer) < before + hops or time.perf_counter() < end:
             timer.feed(audio.next_hop())
     finally:
         candidate.meter.stop()
+        candidate.turns.append((start, time.perf_counter(), len(timer) - before))
 
 
 def rewarm(timer: HopTimer, audio: LoopedAudio) -> None:

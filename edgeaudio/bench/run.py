@@ -84,6 +84,7 @@ class Run:
         result = self.record(
             candidates,
             not_run,
+            watch.start_s,
             run_id=run_id,
             started_at=started_at,
             incomplete=incomplete,
@@ -96,7 +97,10 @@ class Run:
         )
         return judged(result)
 
-    def record(self, candidates: Sequence[Candidate], not_run: Sequence[NotRun], **measured: Any) -> BenchResult:
+    def record(
+        self, candidates: Sequence[Candidate], not_run: Sequence[NotRun], start_s: float, **measured: Any
+    ) -> BenchResult:
+        """Times of turns count from `start_s`."""
         bundle, manifest = self.bundle, self.bundle.manifest
         return BenchResult(
             edgeaudio_version=__version__,
@@ -109,7 +113,7 @@ class Run:
             hop_ms=manifest.window.hop_s(manifest.frontend) * 1e3,
             window_ms=manifest.window.duration_s(manifest.frontend) * 1e3,
             stream_s=bundle.golden.waveform.size / manifest.frontend.sample_rate,
-            artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate)) for candidate in candidates),
+            artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate), start_s) for candidate in candidates),
             not_run=tuple(not_run),
             **measured,
         )

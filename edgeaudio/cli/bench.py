@@ -229,14 +229,14 @@ def _refuse_invalid(results: Mapping[str, BenchResult]) -> None:
     """Raise `BenchInvalidError` for results that must not be used; they have been shown before."""
     from edgeaudio.errors import BenchInvalidError
 
-    invalid = [
-        f"{name}: {reason.message}"
+    invalid = {
+        name: ", ".join(dict.fromkeys(reason.code for reason in item.verdict.reasons))
         for name, item in results.items()
         if item.verdict.level == "invalid"
-        for reason in item.verdict.reasons
-    ]
+    }
     if invalid:
-        raise BenchInvalidError(f"these figures must not be used: {'; '.join(invalid)}")
+        said = "; ".join(f"{name} ({codes})" for name, codes in invalid.items())
+        raise BenchInvalidError(f"the figures of {said} must not be used; each artefact says why")
 
 
 def print_bench(result: BenchResult) -> None:

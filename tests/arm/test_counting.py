@@ -8,9 +8,9 @@ import pytest
 
 from edgeaudio.bench.emulation import check_spread, parse_counts
 from edgeaudio.errors import BenchInvalidError
-from tests.arm.guest import CPUS, emulator
+from tests.arm.guest import CPUS, DEADLINE_S, emulator
 
-pytestmark = pytest.mark.arm
+pytestmark = [pytest.mark.arm, pytest.mark.timeout(DEADLINE_S + 100)]
 
 PROGRAM = """
 import sys, threading
@@ -36,7 +36,7 @@ for pair, n in enumerate([100_000, 100_000, 100_000, 200_000]):
 def counted(cpu: str, folder: Path, *arguments: str) -> list[int]:
     program, counts = folder / "program.py", folder / "a,comma in it.txt"
     program.write_text(PROGRAM)
-    emulator(cpu).run("counting", program, *arguments, counts=counts, deadline_s=120)
+    emulator(cpu).run("counting", program, *arguments, counts=counts, deadline_s=DEADLINE_S)
     return parse_counts(counts.read_text(), cpu)
 
 

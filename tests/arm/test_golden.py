@@ -13,12 +13,12 @@ import pytest
 
 from edgeaudio.bundle import Bundle, Golden, bundle_bytes
 from tests import tiny_bundle as tiny
-from tests.arm.guest import CPU_32, CPUS, CPUS_64, Answer, ask, engines_of, frontends_of
+from tests.arm.guest import CPU_32, CPUS, CPUS_64, DEADLINE_S, Answer, ask, engines_of, frontends_of
 from tests.tiny_early_exits import cascade_bytes
 from tests.tiny_exits import exits_bytes
 from tests.tiny_stateful import stateful_bundle, stateful_bytes
 
-pytestmark = pytest.mark.arm
+pytestmark = [pytest.mark.arm, pytest.mark.timeout(DEADLINE_S + 100)]
 
 VARIABLE = "EDGEAUDIO_BUNDLE"
 FORMS = [f"{file}-{precision}{form}" for file in ("onnx", "tflite") for precision in ("fp32", "int8")

@@ -14,13 +14,13 @@ import soundfile as sf
 
 from edgeaudio.frontend.native.stream import NativeStream
 from tests import tiny_bundle as tiny
-from tests.arm.guest import CPU_32, CPUS, CPUS_64, ask, emulator, require_native
+from tests.arm.guest import CPU_32, CPUS, CPUS_64, DEADLINE_S, ask, emulator, require_native
 from tests.records import decided
 from tests.tiny_early_exits import cascade_bytes, heard
 from tests.tiny_stateful import stateful_bytes
 from tests.tolerances import ARM_SCORE_FP32, ARM_SCORE_INT8
 
-pytestmark = pytest.mark.arm
+pytestmark = [pytest.mark.arm, pytest.mark.timeout(DEADLINE_S + 100)]
 
 #: Name -> options; all decide by several windows each.
 ENGINES = {
@@ -97,7 +97,7 @@ def test_the_front_end_in_c_gives_the_same_bits(cpu: str, tmp_path: Path) -> Non
         "print(hashlib.sha256(NativeStream(FrontendSpec()).feed(numpy.load(sys.argv[1])).tobytes()).hexdigest())\n"
     )
     here = hashlib.sha256(NativeStream(tiny.FRONTEND).feed(tiny.scene()).tobytes()).hexdigest()
-    assert emulator(cpu).run("log-mel", program, sound, deadline_s=120).out.strip() == here
+    assert emulator(cpu).run("log-mel", program, sound, deadline_s=DEADLINE_S).out.strip() == here
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -106,9 +106,10 @@ def test_what_runs_there_is_a_copy_without_what_trains(cpu: str) -> None:
     machine, engines = doctor.json["machine"], doctor.json["engines"]
     assert machine["architecture"] == ("armv7l" if cpu == CPU_32 else "aarch64")
     assert machine["cpu_flags"]["asimddp"] == (cpu == "cortex-a76")
+    assert engines["litert"]
     assert engines["onnx"] == (cpu in CPUS_64)
     program = "import edgeaudio, importlib.util as u; print(edgeaudio.__file__, u.find_spec('edgeaudio.students'))"
-    said = emulator(cpu).run("which edgeaudio", "-P", "-c", program, deadline_s=60).out.split()
+    said = emulator(cpu).run("which edgeaudio", "-P", "-c", program, deadline_s=DEADLINE_S).out.split()
     assert said == [str(emulator(cpu).packages[0] / "edgeaudio/__init__.py"), "None"]
 
 

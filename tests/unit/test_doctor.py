@@ -42,6 +42,28 @@ def test_a_missing_engine_is_named_with_its_pip_command(monkeypatch: pytest.Monk
     assert shlex.split(litert.install)[4].startswith("ai-edge-litert>=")
 
 
+def test_tflite_runtime_does_where_there_is_no_litert(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "ai-edge-litert":
+            raise metadata.PackageNotFoundError(name)
+        return "2.14.0" if name == "tflite-runtime" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    diagnosis = doctor.diagnose(Path())
+    [litert] = [capability for capability in diagnosis.capabilities if capability.name == "engine litert"]
+    assert diagnosis.engines["litert"]
+    assert litert.packages == (doctor.PackageStatus("tflite-runtime", ">=2.14", "2.14.0"),)
+
+
+def test_32_bits_are_told_of_tflite_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    diagnosis = without(monkeypatch, "ai-edge-litert", "tflite-runtime")
+    [litert] = [capability for capability in diagnosis.capabilities if capability.name == "engine litert"]
+    assert litert.install == "python -m pip install 'tflite-runtime>=2.14'"
+
+
 def tensorrt(diagnosis: doctor.Diagnosis) -> doctor.Capability:
     name = "engine tensorrt (not run on hardware)"
     [capability] = [capability for capability in diagnosis.capabilities if capability.name == name]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ from edgeaudio.catalog import resolve
 from edgeaudio.errors import ConfigError, EdgeAudioError
 
 logger = logging.getLogger(__name__)
+
+_WAIT_S = 1.0
 
 #: Called with (device, stage, artefact or None, done, total).
 OnDeviceProgress = Callable[[str, str, str | None, int, int], None]
@@ -62,19 +66,12 @@ def bench_devices(
     """
     run = _Run(job, keep_in, on_progress, threading.Event())
     away = sorted((device for device in devices if device.place is not None), key=lambda device: str(device.place))
-    threads = [
-        threading.Thread(target=run.bench_each, args=(list(group),), daemon=True)
-        for _, group in groupby(away, key=lambda device: device.place)
-    ]
-    for thread in threads:
-        thread.start()
+    groups = [list(group) for _, group in groupby(away, key=lambda device: device.place)]
     try:
-        for thread in threads:
-            thread.join()
+        run.bench_groups(groups)
     except KeyboardInterrupt:
         run.interrupted.set()
-        for thread in threads:
-            thread.join()
+        run.bench_groups(groups)
     run.bench_each([device for device in devices if device.place is None])
     return [run.outcomes[device.name] for device in devices]
 
@@ -88,11 +85,32 @@ class _Run:
     on_progress: OnDeviceProgress | None
     interrupted: threading.Event
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _begun: set[str] = field(default_factory=set)
+    _arrived: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+
+    def bench_groups(self, groups: Sequence[Sequence[Device]]) -> None:
+        """All groups at once; called again after Ctrl-C it begins those that had not begun and waits for all."""
+        for group in groups:
+            threading.Thread(target=self._bench_group, args=(group,), daemon=True).start()
+        # Not `Thread.join`, which an interruption makes believe that the thread has ended.
+        while len(self.outcomes) < sum(map(len, groups)):
+            # Ctrl-C may swallow one of these.
+            with contextlib.suppress(queue.Empty):
+                self._arrived.get(timeout=_WAIT_S)
+
+    def _bench_group(self, group: Sequence[Device]) -> None:
+        with self._turn:
+            if group[0].name in self._begun:
+                return
+            self._begun.add(group[0].name)
+        self.bench_each(group)
 
     def bench_each(self, devices: Sequence[Device]) -> None:
         """One after another."""
         for device in devices:
             self.outcomes[device.name] = self._bench(device)
+            self._arrived.put(None)
 
     def _bench(self, device: Device) -> Outcome:
         name = device.name

@@ -52,12 +52,14 @@ class BoardWatch:
         self._given_interval_s, self._command_interval_s = interval_s, command_interval_s
         self._lock = threading.Lock()
         self.board = Board()
+        #: When it began, by `time.perf_counter`: what samples count from.
+        self.start_s = 0.0
 
     def __enter__(self) -> Self:
         self.board = describe(self._machine)
         self._interval_s = self._given_interval_s
         self._phase: Phase = "before"
-        self._start = self._commands_at = time.perf_counter()
+        self.start_s = self._commands_at = time.perf_counter()
         self._end: float | None = None
         self._cost_s = 0.0
         self._idle: power.Power | str = power.NOT_ASKED
@@ -95,7 +97,7 @@ class BoardWatch:
         """The board and all samples so far."""
         with self._lock:
             taken = list(self._taken)
-        seconds = (time.perf_counter() if self._end is None else self._end) - self._start
+        seconds = (time.perf_counter() if self._end is None else self._end) - self.start_s
         return BoardRecord(
             board=self.board,
             samples=tuple(
@@ -110,7 +112,7 @@ class BoardWatch:
             now = time.perf_counter()
             if commands or now - self._commands_at >= self._command_interval_s:
                 commands, self._commands_at = True, now
-            taken = _Taken(now - self._start, self._phase, self._recording.again(commands=commands), own_cpu_s())
+            taken = _Taken(now - self.start_s, self._phase, self._recording.again(commands=commands), own_cpu_s())
             self._taken.append(taken)
             if len(self._taken) > MAX_SAMPLES:
                 self._taken = self._taken[::2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from edgeaudio.runtime.engines.tensors import (
 # Same interpreter, two packages; the first that is installed runs and is named in `info`.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
 _DELEGATE = "DELEGATE"
+_LITERT = ("ai-edge-litert", "'edgeaudio[runtime-litert]'")
 # What LiteRT's messages say where the model is sound but this build of the library is too small or too old.
 _LACKS_AN_OPERATOR = ("unresolved custom op", "Didn't find op for builtin opcode", "builtin_code out of range")
 
@@ -118,9 +120,9 @@ def litert_library() -> tuple[str, Any]:
             # Only a missing package is "not installed"; a broken one must not be passed over.
             if error.name not in (module, module.partition(".")[0]):
                 raise UnsupportedError(f"engine 'litert': {package} is installed but cannot load: {error}") from error
-    raise UnsupportedError(
-        "engine 'litert' needs ai-edge-litert, which is not installed: pip install 'edgeaudio[runtime-litert]'"
-    )
+    # LiteRT has no wheel for Python of 32 bits; its forerunner has, built against NumPy 1.
+    wanted = ("tflite-runtime", "'edgeaudio[runtime-tflite]' 'numpy<2'") if sys.maxsize < 2**32 else _LITERT
+    raise UnsupportedError(f"engine 'litert' needs {wanted[0]}, which is not installed: pip install {wanted[1]}")
 
 
 def open_interpreter(path: str, payload: bytes, threads: int) -> Any:

@@ -178,6 +178,8 @@ def test_a_hop_that_was_broken_off_does_not_count() -> None:
 class Watch:
     """Writes down what it is told."""
 
+    start_s = 0.0
+
     def __init__(self, told: list[str]) -> None:
         self.told = told
 

@@ -55,7 +55,9 @@ def test_without_the_option_nothing_is_touched(laptop: Path, tmp_path: Path) -> 
     assert not (tmp_path / "journal").exists()
 
 
-def test_what_goes_along_with_the_governor_comes_back_too(laptop: Path, tmp_path: Path) -> None:
+def test_what_goes_along_with_the_governor_comes_back_too(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = laptop / CPU / "cpufreq/policy0"
     (first / "scaling_governor").write_text("userspace\n")
     (first / "scaling_setspeed").write_text("1800000\n")
@@ -64,7 +66,14 @@ def test_what_goes_along_with_the_governor_comes_back_too(laptop: Path, tmp_path
         # What the kernel does by itself when the governor changes.
         (first / "scaling_setspeed").write_text("<unsupported>\n")
         (first / "energy_performance_preference").write_text("performance\n")
+        written, real = [], os.write
+        monkeypatch.setattr(os, "write", lambda to, data: (written.append(data), real(to, data))[1])
     assert state(laptop) == before
+    # The kernel takes neither before its governor.
+    assert [data for data in written if data != b"powersave\n"] == [
+        *(b"userspace\n", b"1800000\n", b"balance_performance\n")
+    ]
+    assert written.index(b"1800000\n") == 4
 
 
 def test_old_kernels_have_a_folder_per_core(laptop: Path, tmp_path: Path) -> None:

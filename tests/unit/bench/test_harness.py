@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import json
 import subprocess
 import sys
@@ -79,6 +80,18 @@ def test_every_artefact_is_timed_with_all_its_stages(real_result: BenchResult) -
         assert total.summary.p99.reason == "30 samples, p99 needs 299"
         assert item.rtf_p50 == pytest.approx(total.summary.p50.value_us / 40_000)  # type: ignore[operator]
         assert item.engine_info["version"]
+
+
+def test_the_record_tells_when_each_turn_was(real_result: BenchResult) -> None:
+    assert real_result.board is not None
+    first, last = (real_result.board.samples[index].t_s for index in (0, -1))
+    turns = [turn for item in real_result.artefacts for turn in item.turns]
+    for item in real_result.artefacts:
+        assert [turn.n_hops for turn in item.turns] == [15, 15]
+    in_order = sorted(turns, key=lambda turn: turn.start_s)
+    assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(in_order))
+    assert first < in_order[0].start_s
+    assert in_order[-1].end_s < last
 
 
 @pytest.mark.parametrize("frontend", FRONTENDS)

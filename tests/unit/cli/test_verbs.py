@@ -351,7 +351,7 @@ def test_an_invalid_benchmark_is_exit_code_4(wrong_bundle: str, capsys: pytest.C
     assert main(["bench", wrong_bundle, "--min-seconds", "0"]) == 4
     captured = capsys.readouterr()
     assert "onnx-fp32" in captured.out
-    assert "error: these figures must not be used" in captured.err
+    assert "must not be used; each artefact says why" in captured.err
 
 
 def test_tag_shows_the_strongest_tags(

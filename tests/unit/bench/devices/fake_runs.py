@@ -174,7 +174,10 @@ def _one_run(
 
 def _figures(result: BenchResult) -> list[object]:
     """All that was measured; a fake board has its own opinion of parity only."""
-    return [result.environment.cpu_model, *(item.model_copy(update={"parity": None}) for item in result.artefacts)]
+    return [
+        result.known_board.board.cpu_model,
+        *(item.model_copy(update={"parity": None}) for item in result.artefacts),
+    ]
 
 
 def _check_clean(

@@ -129,6 +129,21 @@ def test_what_others_do_is_told_and_what_this_process_does_is_not(tmp_path: Path
     assert loads[2] == 0
 
 
+def test_work_of_the_benchmark_itself_is_no_load(tmp_path: Path) -> None:
+    root, runner = recorded_board("raspberry-pi-5", tmp_path)
+    stat = root / "proc/stat"
+    with BoardWatch(root, runner, interval_s=NEVER_S) as watch:
+        watch.timing()
+        before_s, spent_s = time.process_time(), 0.0
+        while spent_s < 0.5:
+            spent_s = time.process_time() - before_s
+        # The kernel counts ticks of 10 ms, for us as for all.
+        stat.write_text(stat.read_text().replace("cpu  10234", f"cpu  {10234 + round(spent_s * 100)}"))
+    load = watch.record().samples[-1].other_busy_cores
+    assert load is not None
+    assert load < 0.05
+
+
 def test_work_of_this_process_and_its_commands_is_no_load_of_others() -> None:
     spin = ["sh", "-c", "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"]
     before = monitor.own_cpu_s()
