@@ -191,6 +191,10 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[_Row], width: int) ->
 
 def _foot(result: BenchResult, width: int) -> str:
     lines = [] if result.kind == "estimated" else [_process(result)]
+    bases = (item.estimate.calibrated_on for item in result.artefacts if item.estimate)
+    lines += [
+        f"IPC {f'measured on {board}' if board else 'assumed'}; ms of inference" for board in dict.fromkeys(bases)
+    ]
     lines += _ratio_lines(result)
     lines += [f"{item.artefact} answered {_exits(item)}" for item in result.artefacts if item.exits]
     often = ((item.artefact, own_hop_ms(item, result)) for item in result.artefacts)

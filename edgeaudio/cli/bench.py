@@ -51,7 +51,9 @@ class WhereOptions:
 
     device: Annotated[
         list[str] | None,
-        typer.Option(help="local, user@host, or a name of devices.yaml. May be given several times.  [default: local]"),
+        typer.Option(
+            help="local, user@host, emulated:CPU, or a name of devices.yaml. May be repeated.  [default: local]"
+        ),
     ] = None
     devices: DevicesFileOption = None
     deadline: Annotated[

@@ -75,6 +75,7 @@ class Session:
     """The commands of one run, within one deadline.
 
     folder: parent of the run's folder on the device. interrupted: set by another thread to end the run.
+    has_runtime: the device has edgeaudio, as it is here.
     """
 
     transport: Transport
@@ -83,6 +84,7 @@ class Session:
     deadline_s: float
     on_progress: OnProgress | None = None
     interrupted: threading.Event | None = None
+    has_runtime: bool = False
 
     def __post_init__(self) -> None:
         self._end_s = self.transport.clock.now() + self.deadline_s
@@ -124,9 +126,10 @@ class Session:
 
     def _push(self, description: Description, files: Mapping[str, bytes]) -> None:
         self._tell("push")
-        data = transfer({onboard.RUNTIME_FILE: runtime_archive(description.multiarch), **files})
+        runtime = {} if self.has_runtime else {onboard.RUNTIME_FILE: runtime_archive(description.multiarch)}
+        data = transfer({**runtime, **files})
         self._ask("receive", self.folder, self.run_id, data=data, limit_s=PUSH_S + len(data) / PUSH_BYTES_PER_S)
-        if description.can_compile and not has_native(description.multiarch):
+        if runtime and description.can_compile and not has_native(description.multiarch):
             try:
                 self._ask("build", self.folder, self.run_id, limit_s=BUILD_S)
             except UnsupportedError as error:
