@@ -78,7 +78,7 @@ def probe(names: Names = None, file: DevicesFileOption = None, as_json: Json = F
 
 
 def doctor(names: Names = None, file: DevicesFileOption = None, as_json: Json = False) -> None:
-    """Show what each device lacks for a benchmark, and the command that installs it.
+    """Show what each device lacks, and what installs it.
 
     Exit code 5 when a device cannot be reached, 6 when one lacks something.
     """
@@ -101,7 +101,7 @@ def doctor(names: Names = None, file: DevicesFileOption = None, as_json: Json = 
 
 
 def setup(names: Names = None, file: DevicesFileOption = None) -> None:
-    """Set emulated processors up on this machine: QEMU, Python, packages. What is there is used again.
+    """Install an emulated processor: QEMU, Python, wheels.
 
     Needs the network and 300 MB; on Debian or Ubuntu. QEMU itself is installed only by root.
     """
