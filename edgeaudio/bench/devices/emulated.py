@@ -7,6 +7,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,10 @@ class EmulatedDevice:
             for number in range(PROCESSES):
                 file = Path(folder) / f"{number}.txt"
                 remote = self._remote(self._open_transport(self.name, emulator, file))
-                result, messages = remote.run(job, on_progress=on_progress, interrupted=interrupted)
+                # The clips are heard once: they take longest.
+                result, messages = remote.run(
+                    replace(job, clips=None) if results else job, on_progress=on_progress, interrupted=interrupted
+                )
                 results.append(result)
                 counts.append(counts_of(file.read_text(), labels_of(messages, self.name), self.name))
         _check_alike(results, self.name)
@@ -177,6 +181,6 @@ def _check_alike(results: Sequence[BenchResult], device: str) -> None:
     """The same work must have been done in every process."""
     for result in results[1:]:
         for first, other in zip(results[0].artefacts, result.artefacts, strict=True):
-            for name in ("artefact", "engine_info", "parity", "accuracy"):
+            for name in ("artefact", "engine", "parity"):
                 if getattr(first, name) != getattr(other, name):
                     raise VerificationError(f"{device}: {first.artefact}: {name} differs between two processes")

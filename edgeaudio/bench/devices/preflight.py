@@ -10,9 +10,7 @@ from typing import Literal, NamedTuple
 from edgeaudio.spec import Spec
 
 #: What the agent imports, whatever it runs; soxr converts sample rates and has no build for 32 bits.
-BASE_PACKAGES = ("numpy>=2.0", "pydantic>=2.11,<2.12", "psutil>=6", "safetensors>=0.5", "soxr>=1.0")
-#: And on 32 bits, where NumPy and psutil are Debian's.
-BASE_PACKAGES_32 = ("numpy>=1.24", "pydantic>=2.11,<2.12", "psutil>=5.9", "safetensors>=0.5")
+BASE_PACKAGES = ("numpy>=1.24", "pydantic>=2.11,<2.12", "psutil>=5.9", "safetensors>=0.5", "soxr>=1.0")
 #: What runs a format.
 ENGINE_PACKAGES = {"onnx": "onnxruntime>=1.23", "tflite": "ai-edge-litert>=2.0", "tensorrt": "tensorrt>=10"}
 #: And on 32 bits; None: there is none.
@@ -190,7 +188,7 @@ def _all_packages(device: Description, without: Iterable[str] = ()) -> str:
 
 
 def _base_packages(device: Description) -> list[str]:
-    return list(BASE_PACKAGES_32 if device.userland_bits == 32 else BASE_PACKAGES)
+    return [item for item in BASE_PACKAGES if device.userland_bits != 32 or _name(item) != "soxr"]
 
 
 def _engine_package(device: Description, format: str) -> str | None:

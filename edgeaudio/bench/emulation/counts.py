@@ -79,7 +79,7 @@ def _marks(text: str, source: str) -> list[tuple[int, int]]:
     return marks
 
 
-def spread(counts: Sequence[int]) -> float:
+def spread(counts: Sequence[float]) -> float:
     """(largest - smallest) / median."""
     return (max(counts) - min(counts)) / statistics.median(counts)
 

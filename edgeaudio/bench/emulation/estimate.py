@@ -82,7 +82,7 @@ def estimate(processes: Sequence[StageCounts], *, cpu: str, emulator: str, basis
         emulator=emulator,
         instructions_per_inference=instructions,
         instructions_per_stage=stages,
-        spread_share=spread([round(median) for median in medians]),
+        spread_share=spread(medians),
         n_counts=sum(map(len, inferences)),
         clock_mhz=basis.clock_mhz,
         ipc=basis.ipc,
