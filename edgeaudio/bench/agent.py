@@ -182,7 +182,7 @@ def _bench(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, A
     if not request.counted_hops:
         send_result(bench_bundle(bundle, request.artefacts, threads=request.threads, **given), send)
         return
-    from edgeaudio.bench.counting import count_bundle  # Its marks are of Linux alone.
+    from edgeaudio.bench.counting import count_bundle  # No part of what is timed.
 
     counted = count_bundle(bundle, request.artefacts, hops=request.counted_hops, **given)
     send("segments", {"labels": counted.labels})
