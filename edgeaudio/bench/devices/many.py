@@ -120,8 +120,6 @@ class _Run:
         try:
             return Outcome(name, device.bench(self.job, on_progress=tell, interrupted=self.interrupted))
         except BrokenRunError as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                self.interrupted.set()
             return Outcome(name, error=error, kept=tuple(keep_partial(error, self.keep_in)))
         except EdgeAudioError as error:
             return Outcome(name, error=error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRequest, foreign_file
 from edgeaudio.bench.base import BenchJob, OnProgress
-from edgeaudio.bench.devices.collect import collect
+from edgeaudio.bench.devices.collect import broken_off, collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
 from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
@@ -70,6 +70,9 @@ class RemoteDevice:
         start_s = self._transport.clock.now()
         messages = session.run_agent(description, files)
         elapsed_s = self._transport.clock.now() - start_s
+        why = broken_off(messages)
+        if why is not None:
+            raise session.broken(f"{self.name}: {why}", messages)
         result = collect(messages, job, self.name, session.run_id, elapsed_s)
         # Boards without a battery do not know what day it is.
         return result.model_copy(update={"started_at": started_at})
@@ -100,6 +103,7 @@ class RemoteDevice:
     def _session(
         self, deadline_s: float, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
     ) -> Session:
+        interrupted = interrupted or threading.Event()
         return Session(self._transport, self._folder, new_run_id(), deadline_s, on_progress, interrupted)
 
     def _require(self, findings: list[Finding]) -> None:
