@@ -35,6 +35,7 @@ ENGINES: dict[str, str] = {
 DEVICES: dict[str, str] = {
     "local": "edgeaudio.bench.devices.local:open_local",
     "ssh": "edgeaudio.bench.devices.ssh:open_ssh",
+    "emulated": "edgeaudio.bench.devices.emulated:open_emulated",
     "fake": "edgeaudio.bench.devices.fake:open_fake",
 }
 

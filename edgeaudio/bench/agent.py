@@ -53,6 +53,7 @@ class AgentRequest(Spec):
     """What a run is to do. Files are in the run's folder.
 
     foreign: names of the files beside the bundle; number n lies in `foreign_file(n)`. clips: whether there are any.
+    counted_hops: on an emulated processor, hops of each artefact that are counted; 0: they are timed.
     """
 
     task: Literal["bench", "probe"]
@@ -65,6 +66,7 @@ class AgentRequest(Spec):
     options: BenchOptions = BenchOptions()
     foreign: tuple[str, ...] = Field((), max_length=16)
     clips: bool = False
+    counted_hops: int = Field(0, ge=0, le=1_000)
 
 
 def foreign_file(number: int) -> str:
@@ -184,21 +186,26 @@ def _bench(folder: Path, request: AgentRequest, send: Send, why_stopped: Callabl
     foreign = [
         ForeignModel(name, (folder / foreign_file(number)).read_bytes()) for number, name in enumerate(request.foreign)
     ]
-    result = bench_bundle(
-        bundle,
-        request.artefacts,
-        engine=request.engine,
-        threads=request.threads,
-        options=request.options,
-        device=request.device,
-        run_id=request.run_id,
-        foreign=foreign,
-        clips=AccuracyClips.read(folder / CLIPS_FILE) if request.clips else None,
-        on_progress=lambda now: send("progress", asdict(now)),
-    )
-    if result.incomplete is not None:
-        result = result.model_copy(update={"incomplete": why_stopped()})
-    send_result(result, send)
+    given: dict[str, Any] = {
+        "engine": request.engine,
+        "options": request.options,
+        "device": request.device,
+        "run_id": request.run_id,
+        "foreign": foreign,
+        "clips": AccuracyClips.read(folder / CLIPS_FILE) if request.clips else None,
+        "on_progress": lambda now: send("progress", asdict(now)),
+    }
+    if not request.counted_hops:
+        result = bench_bundle(bundle, request.artefacts, threads=request.threads, **given)
+        if result.incomplete is not None:
+            result = result.model_copy(update={"incomplete": why_stopped()})
+        send_result(result, send)
+        return
+    from edgeaudio.bench.counting import count_bundle  # Its marks are of Linux alone.
+
+    counted = count_bundle(bundle, request.artefacts, hops=request.counted_hops, **given)
+    send("segments", {"labels": counted.labels})
+    send_result(counted.result, send)
 
 
 def send_result(result: BenchResult, send: Send) -> None:

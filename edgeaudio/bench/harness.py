@@ -71,7 +71,7 @@ def bench_bundle(
     if threads < 1:
         raise ConfigError(f"threads is {threads}, wanted at least 1")
     options = options or BenchOptions()
-    subjects = _chosen(bundle, artefacts, engine, options, foreign)
+    subjects = chosen_subjects(bundle, artefacts, engine, options, foreign)
     run = Run(bundle, options, threads, clips, on_progress or (lambda progress: None))
     with scheduled(options), performance_governor(enabled=options.set_performance):
         return run.result(subjects, device, run_id or new_run_id(), skip=artefacts == "all", board=board)
@@ -82,13 +82,18 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def _chosen(
+def chosen_subjects(
     bundle: Bundle,
     artefacts: Literal["all"] | Sequence[str],
     engine: str | None,
     options: BenchOptions,
     foreign: Sequence[ForeignModel],
 ) -> list[Subject]:
+    """What of a bundle, and beside it, is to be run.
+
+    Raises:
+        ConfigError: the bundle has no artefact of that name or for that engine, or a name comes twice.
+    """
     known = {subject.name: subject for subject in bundle_subjects(bundle, engine, options.forms)}
     names = list(known) if artefacts == "all" else list(artefacts)
     unknown = [name for name in names if name not in known]

@@ -71,10 +71,13 @@ class Stages:
     left_out: Mapping[StageName, str] = field(default_factory=dict)
 
 
-def live_stages(classifier: Classifier, input_rate_hz: int) -> Stages:
-    """The stages that `StreamClassifier` has for this classifier and input rate, with fresh state."""
+def live_stages(classifier: Classifier, input_rate_hz: int, stepper: Stepper | None = None) -> Stages:
+    """The stages that `StreamClassifier` has for this classifier and input rate, with fresh state.
+
+    stepper: of a stateful form; None opens one.
+    """
     stats = SourceStats()
-    step_clock = StepClock(classifier.open_stepper()) if classifier.stateful else None
+    step_clock = StepClock(stepper or classifier.open_stepper()) if classifier.stateful else None
     same_rate = input_rate_hz == classifier.sample_rate
     rules = DecisionRules(
         spec=classifier.decision,

@@ -28,9 +28,12 @@ from edgeaudio.runtime.live import Stream
 from edgeaudio.runtime.stream import StreamClassifier
 
 _BLOCK_S = 0.01
-_NOISE_DB = -80.0
+# Below one step of 16 bit: no model hears a class in the pauses.
+_NOISE_DB = -100.0
 _PAUSE_S = 0.5
 _SEED = 2026
+#: Sounds in one stream: a minute or so of audio.
+LOT = 20
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,6 @@ class MarkedAudio:
     sample_rate: int
     starts: tuple[int, ...]
     sound_samples: int
-    what: str
 
 
 class Expected(NamedTuple):
@@ -52,35 +54,46 @@ class Expected(NamedTuple):
     needed_s: float
 
 
-def marked_audio(bundle: Bundle, n_sounds: int, sample_rate: int, clips: AccuracyClips | None) -> MarkedAudio:
-    """Sounds of one window each in faint noise: windows of `clips` at their loudest, else the golden audio, in turn.
+class MarkedSounds:
+    """Sounds of one window each: windows of `clips` at their loudest, else the golden audio, in turn."""
 
-    Pauses are as long as events need to end, and a random share of a hop longer: where in a hop a sound ends is chance.
-    """
-    manifest = bundle.manifest
-    window_samples, model_rate = manifest.window.n_samples(manifest.frontend), manifest.frontend.sample_rate
-    if clips is None:
-        what, sounds = "windows of the golden audio", list(bundle.golden.waveform)
-    else:
-        what, sounds = f"the loudest window of clips of {clips.source}", clips.loudest(window_samples, model_rate)
-    played = [resample(np.ascontiguousarray(sound), model_rate, sample_rate) for sound in sounds[:n_sounds]]
-    length = min(map(len, played))
-    rng = np.random.default_rng(_SEED)
-    hop_s = manifest.window.hop_s(manifest.frontend)
-    # Every window with the sound in it, the mean over several, and one more that is quiet.
-    pause_s = (
-        manifest.window.duration_s(manifest.frontend) + (manifest.decision.smoothing_windows + 2) * hop_s + _PAUSE_S
-    )
-    parts: list[Float32] = []
-    starts: list[int] = []
-    for number in range(n_sounds):
-        parts.append(np.zeros(round((pause_s + rng.uniform(0, hop_s)) * sample_rate), np.float32))
-        starts.append(sum(map(len, parts)))
-        parts.append(played[number % len(played)][:length])
-    parts.append(np.zeros(round(pause_s * sample_rate), np.float32))
-    waveform = np.concatenate(parts)
-    noise = 10 ** (_NOISE_DB / 20) * rng.standard_normal(len(waveform))
-    return MarkedAudio((waveform + noise).astype(np.float32), sample_rate, tuple(starts), length, what)
+    def __init__(self, bundle: Bundle, sample_rate: int, clips: AccuracyClips | None = None) -> None:
+        """`sample_rate`: at which they are played."""
+        manifest, self.sample_rate = bundle.manifest, sample_rate
+        window_samples, model_rate = manifest.window.n_samples(manifest.frontend), manifest.frontend.sample_rate
+        if clips is None:
+            self.what, sounds = "windows of the golden audio", list(bundle.golden.waveform)
+        else:
+            self.what, sounds = (
+                f"the loudest window of clips of {clips.source}",
+                clips.loudest(window_samples, model_rate),
+            )
+        played = [resample(np.ascontiguousarray(sound), model_rate, sample_rate) for sound in sounds]
+        self.sound_samples = min(map(len, played))
+        self._played = [sound[: self.sound_samples] for sound in played]
+        self._hop_s = manifest.window.hop_s(manifest.frontend)
+        # Every window with the sound in it, the mean over several, and one more that is quiet.
+        quiet_s = (manifest.decision.smoothing_windows + 2) * self._hop_s
+        self._pause_s = manifest.window.duration_s(manifest.frontend) + quiet_s + _PAUSE_S
+
+    def lots(self, n_sounds: int) -> Iterator[MarkedAudio]:
+        """`n_sounds` in all, so many at a time that they are no burden to a small board."""
+        for first in range(0, n_sounds, LOT):
+            yield self._audio(range(first, min(first + LOT, n_sounds)))
+
+    def _audio(self, numbers: range) -> MarkedAudio:
+        """Those sounds in faint noise, with pauses as long as events need to end, and a random share of a hop longer:
+        where in a hop a sound ends is chance."""
+        rng, parts = np.random.default_rng([_SEED, numbers.start]), []
+        starts, position = [], 0
+        for number in numbers:
+            pause = round((self._pause_s + rng.uniform(0, self._hop_s)) * self.sample_rate)
+            starts.append(position + pause)
+            position = starts[-1] + self.sound_samples
+            parts += [np.zeros(pause, np.float32), self._played[number % len(self._played)]]
+        waveform = np.concatenate([*parts, np.zeros(round(self._pause_s * self.sample_rate), np.float32)])
+        waveform += np.float32(10 ** (_NOISE_DB / 20)) * rng.standard_normal(len(waveform), np.float32)
+        return MarkedAudio(waveform, self.sample_rate, tuple(starts), self.sound_samples)
 
 
 class MarkedSource:
@@ -155,32 +168,35 @@ def run_marked_sounds(
     tell: Tell,
 ) -> None:
     """Let each candidate that is a classifier hear the same sounds, one stream after the other."""
-    audio = marked_audio(bundle, n_sounds, sample_rate, clips)
+    sounds = MarkedSounds(bundle, sample_rate, clips)
     for number, candidate in enumerate(candidates):
         tell("marked-sounds", candidate.name, number, len(candidates))
         if candidate.loaded is not None and candidate.loaded.classifier is not None:
-            candidate.sound_to_event = hear(candidate.loaded.classifier, audio)
+            candidate.sound_to_event = hear(candidate.loaded.classifier, sounds, n_sounds)
     if candidates:
         tell("marked-sounds", None, len(candidates), len(candidates))
 
 
-def hear(classifier: Classifier, audio: MarkedAudio) -> SoundToEvent:
-    """Play `audio` to a live stream of `classifier` in real time."""
-    expected = expected_events(classifier, audio)
-    source = MarkedSource(audio)
-    lines = dict(_lines(Stream(classifier, source)))
-    rate = audio.sample_rate
-    needed_us, onset_us = [], []
-    for start, event in zip(audio.starts, expected, strict=True):
-        line_s = lines.get((event.label, event.t_start_s)) if event is not None else None
-        if event is not None and line_s is not None:
-            needed_us.append(round(1e6 * (line_s - source.origin_s - event.needed_s)))
-            onset_us.append(round(1e6 * (line_s - source.origin_s - start / rate)))
-    sound_ms = 1e3 * audio.sound_samples / rate
-    able = sum(event is not None for event in expected)
-    detail = f"{audio.what}, {sound_ms:.0f} ms each, in noise of {_NOISE_DB:g} dBFS; {able} of them make an event"
+def hear(classifier: Classifier, sounds: MarkedSounds, n_sounds: int) -> SoundToEvent:
+    """Play `n_sounds` to a live stream of `classifier` in real time."""
+    needed_us: list[int] = []
+    onset_us: list[int] = []
+    able = 0
+    for audio in sounds.lots(n_sounds):
+        expected = expected_events(classifier, audio)
+        able += sum(event is not None for event in expected)
+        source = MarkedSource(audio)
+        lines = dict(_lines(Stream(classifier, source)))
+        for start, event in zip(audio.starts, expected, strict=True):
+            line_s = lines.get((event.label, event.t_start_s)) if event is not None else None
+            if event is not None and line_s is not None:
+                heard_s = line_s - source.origin_s
+                needed_us.append(round(1e6 * (heard_s - event.needed_s)))
+                onset_us.append(round(1e6 * (heard_s - start / audio.sample_rate)))
+    sound_ms = 1e3 * sounds.sound_samples / sounds.sample_rate
+    detail = f"{sounds.what}, {sound_ms:.0f} ms each, in noise of {_NOISE_DB:g} dBFS; {able} of them make an event"
     return SoundToEvent(
-        n_sounds=len(audio.starts),
+        n_sounds=n_sounds,
         n_heard=len(needed_us),
         summary=stats.summarise(needed_us) if needed_us else None,
         samples_us=tuple(needed_us),

@@ -169,7 +169,7 @@ def _all_metrics() -> Iterator[Metric]:
     yield Metric(
         "peak_rss_bytes",
         "largest resident set of the run, all artefacts",
-        lambda item, result: _plain(result.peak_rss_bytes),
+        lambda item, result: _plain(result.peak_rss_bytes if result.kind == "measured" else None),
     )
     yield Metric("accuracy", "share of clips right", _accuracy)
     yield Metric("energy_mj", "of one inference, the idle board subtracted", _energy)

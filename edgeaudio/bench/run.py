@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from edgeaudio import __version__
 from edgeaudio.bench.accuracy import AccuracyClips
@@ -63,12 +64,13 @@ class Run:
     def result(
         self, subjects: Sequence[Subject], device: str, run_id: str, *, skip: bool, board: BoardWatch | None
     ) -> BenchResult:
-        bundle, options, manifest = self.bundle, self.options, self.bundle.manifest
+        bundle, options = self.bundle, self.options
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         incomplete = None
         with board or BoardWatch() as watch:
             watch.rest(options.idle_s)
             candidates, not_run = self.load(subjects, skip=skip)
+            self.warm_up(candidates)
             timed = [candidate for candidate in candidates if candidate.loaded is not None]
             with garbage_collector(enabled=options.gc_enabled):
                 overhead = measure_overhead(bundle, self.input_rate_hz)
@@ -79,38 +81,48 @@ class Run:
                     candidate.energy = self.energy(candidate, watch)
             except KeyboardInterrupt:
                 incomplete = "broken off by Ctrl-C"
-        result = BenchResult(
+        result = self.record(
+            candidates,
+            not_run,
+            watch.start_s,
             run_id=run_id,
             started_at=started_at,
             incomplete=incomplete,
-            edgeaudio_version=__version__,
-            bundle_name=manifest.name,
-            bundle_sha256=bundle.sha256,
-            threads=self.threads,
-            options=options,
-            input_rate_hz=self.input_rate_hz,
-            model_rate_hz=manifest.frontend.sample_rate,
-            hop_ms=manifest.window.hop_s(manifest.frontend) * 1e3,
-            window_ms=manifest.window.duration_s(manifest.frontend) * 1e3,
-            stream_s=bundle.golden.waveform.size / manifest.frontend.sample_rate,
             gc_note="on" if options.gc_enabled else "collected before each turn, off while timing",
             overhead=overhead,
             peak_rss_bytes=peak_rss_bytes(),
             environment=describe_environment(device),
             board=watch.record(),
-            artefacts=tuple(
-                artefact_result(candidate, self.hop_ms(candidate), watch.start_s) for candidate in candidates
-            ),
-            not_run=tuple(not_run),
             ratios=ratios(timed),
         )
         return judged(result)
+
+    def record(
+        self, candidates: Sequence[Candidate], not_run: Sequence[NotRun], start_s: float, **measured: Any
+    ) -> BenchResult:
+        """Times of turns count from `start_s`."""
+        bundle, manifest = self.bundle, self.bundle.manifest
+        return BenchResult(
+            edgeaudio_version=__version__,
+            bundle_name=manifest.name,
+            bundle_sha256=bundle.sha256,
+            threads=self.threads,
+            options=self.options,
+            input_rate_hz=self.input_rate_hz,
+            model_rate_hz=manifest.frontend.sample_rate,
+            hop_ms=manifest.window.hop_s(manifest.frontend) * 1e3,
+            window_ms=manifest.window.duration_s(manifest.frontend) * 1e3,
+            stream_s=bundle.golden.waveform.size / manifest.frontend.sample_rate,
+            artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate), start_s) for candidate in candidates),
+            not_run=tuple(not_run),
+            **measured,
+        )
 
     def hop_ms(self, candidate: Candidate) -> float:
         return 1e3 * candidate.subject.hop_samples / self.bundle.manifest.frontend.sample_rate
 
     def load(self, subjects: Sequence[Subject], *, skip: bool) -> tuple[list[Candidate], list[NotRun]]:
-        """Check, load and warm up; whose answers are wrong is kept, but not loaded."""
+        """Check and load; whose answers are wrong is kept, but not loaded."""
         bundle, options = self.bundle, self.options
         self.tell("check", None, 0, 1)
         frontend = choose_frontend(bundle.manifest.frontend, options.frontend).name
@@ -133,10 +145,12 @@ class Run:
         self.tell("warm-up", None, len(subjects), len(subjects))
         if self.clips is not None:
             self.prove(candidates, self.clips)
+        return candidates, not_run
+
+    def warm_up(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
             if candidate.loaded is not None:
-                warm_up(candidate, bundle, options)
-        return candidates, not_run
+                warm_up(candidate, self.bundle, self.options)
 
     def prove(self, candidates: Sequence[Candidate], clips: AccuracyClips) -> None:
         """Hold their answers to clips against the host's; whose are others is not timed."""

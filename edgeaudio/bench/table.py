@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from edgeaudio.bench.board import BoardSample
 from edgeaudio.bench.metrics import own_hop_ms
@@ -126,12 +127,12 @@ def _paced(item: ArtefactResult) -> _Row | None:
 
 def _beyond(item: ArtefactResult) -> _Row | None:
     check, sound, cold, energy = item.accuracy, item.sound_to_event, item.cold_start, item.energy
-    starts = sorted(cold.to_first_answer_ms) if cold else []
+    starts = cold.to_first_answer_ms if cold else ()
     cells = (
         f"{check.n_correct} of {check.n_clips}" if check else _NONE,
         _ms(sound.summary.p50) if sound and sound.summary else _NONE,
         f"{sound.n_heard} of {sound.n_sounds}" if sound else _NONE,
-        f"{starts[len(starts) // 2]:.0f}" if starts else _NONE,
+        f"{median(starts):.0f}" if starts else _NONE,
         f"{cold.peak_rss_bytes / 2**20:.1f}" if cold else _NONE,
         f"{energy.per_inference_mj:.3g}" if energy and energy.per_inference_mj is not None else _NONE,
     )
@@ -190,6 +191,10 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[_Row], width: int) ->
 
 def _foot(result: BenchResult, width: int) -> str:
     lines = [] if result.kind == "estimated" else [_process(result)]
+    bases = (item.estimate.calibrated_on for item in result.artefacts if item.estimate)
+    lines += [
+        f"IPC {f'measured on {board}' if board else 'assumed'}; ms of inference" for board in dict.fromkeys(bases)
+    ]
     lines += _ratio_lines(result)
     lines += [f"{item.artefact} answered {_exits(item)}" for item in result.artefacts if item.exits]
     often = ((item.artefact, own_hop_ms(item, result)) for item in result.artefacts)

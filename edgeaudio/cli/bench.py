@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from edgeaudio.cli import bench_results
+from edgeaudio.cli import bench_calibrate, bench_results
 from edgeaudio.cli.devices import DevicesFileOption, bench_on, raise_failures
 from edgeaudio.cli.groups import takes_groups
 from edgeaudio.cli.options import BundleFile, Frontend, Json, Threads, examples
@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
     group.callback(invoke_without_command=True, epilog=bench_examples)(bench)
     bench_results.register(group)
+    bench_calibrate.register(group)
     app.add_typer(group, name="bench")
 
 
@@ -51,7 +52,9 @@ class WhereOptions:
 
     device: Annotated[
         list[str] | None,
-        typer.Option(help="local, user@host, or a name of devices.yaml. May be given several times.  [default: local]"),
+        typer.Option(
+            help="local, user@host, emulated:CPU, or a name of devices.yaml. May be repeated.  [default: local]"
+        ),
     ] = None
     devices: DevicesFileOption = None
     deadline: Annotated[

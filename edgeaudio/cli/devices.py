@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from edgeaudio.errors import EdgeAudioError, UnsupportedError
 if TYPE_CHECKING:
     from edgeaudio.bench.base import BenchJob
     from edgeaudio.bench.devices.config import DeviceSpec
+    from edgeaudio.bench.devices.emulated import EmulatedDevice
     from edgeaudio.bench.devices.many import Outcome
     from edgeaudio.bench.devices.preflight import Description, Finding
     from edgeaudio.bench.devices.remote import RemoteDevice
@@ -38,6 +40,9 @@ def register(app: typer.Typer) -> None:
     devices.command("doctor", epilog=examples("edgeaudio devices doctor", "edgeaudio devices doctor pi5 --json"))(
         doctor
     )
+    devices.command(
+        "setup", epilog=examples("edgeaudio devices setup a72", "edgeaudio devices setup emulated:cortex-a76")
+    )(setup)
     app.add_typer(devices, name="devices", help="Boards to benchmark on: which, what they are, what they lack.")
 
 
@@ -49,8 +54,9 @@ def list_devices(file: DevicesFileOption = None, as_json: Json = False) -> None:
         return
     rows = [("local", "local", "this machine", "-", "")]
     for name, spec in devices.items():
-        rows.append((name, spec.kind, getattr(spec, "host", "-"), spec.python, spec.notes))
-    print_table(("NAME", "KIND", "HOST", "PYTHON", "NOTES"), rows)
+        where = str(getattr(spec, "host", None) or getattr(spec, "cpu", "-"))
+        rows.append((name, spec.kind, where, str(getattr(spec, "python", "-")), spec.notes))
+    print_table(("NAME", "KIND", "HOST OR CPU", "PYTHON", "NOTES"), rows)
 
 
 def probe(names: Names = None, file: DevicesFileOption = None, as_json: Json = False) -> None:
@@ -72,7 +78,7 @@ def probe(names: Names = None, file: DevicesFileOption = None, as_json: Json = F
 
 
 def doctor(names: Names = None, file: DevicesFileOption = None, as_json: Json = False) -> None:
-    """Show what each device lacks for a benchmark, and the command that installs it.
+    """Show what each device lacks, and what installs it.
 
     Exit code 5 when a device cannot be reached, 6 when one lacks something.
     """
@@ -92,6 +98,33 @@ def doctor(names: Names = None, file: DevicesFileOption = None, as_json: Json = 
     lacking = [name for name, (_, findings) in looked.items() if any(item.grade == "missing" for item in findings)]
     failures += [UnsupportedError(f"{name} lacks what is marked 'missing'") for name in lacking]
     _raise_all(failures, len(devices))
+
+
+def setup(names: Names = None, file: DevicesFileOption = None) -> None:
+    """Install an emulated processor: QEMU, Python, wheels.
+
+    Needs the network and 300 MB; on Debian or Ubuntu. QEMU itself is installed only by root.
+    """
+    from edgeaudio.bench.devices.emulated import EmulatedDevice
+    from edgeaudio.bench.devices.many import open_devices
+    from edgeaudio.errors import ConfigError
+
+    specs = read_devices(file)
+    words = names or [name for name, spec in specs.items() if spec.kind == "emulated"]
+    if not words:
+        raise ConfigError(
+            "no emulated device is named in devices.yaml. Try: edgeaudio devices setup emulated:cortex-a72"
+        )
+    for device in open_devices(words, specs):
+        if not isinstance(device, EmulatedDevice):
+            raise ConfigError(
+                f"{device.name} is not emulated; 'edgeaudio devices doctor {device.name}' says what it lacks"
+            )
+        device.set_up(functools.partial(_say_of, device.name))
+
+
+def _say_of(device: str, line: str) -> None:
+    print(f"{device}: {line}", flush=True)
 
 
 def read_devices(path: Path | None) -> Mapping[str, DeviceSpec]:
@@ -155,8 +188,9 @@ def _raise_all(failures: Sequence[EdgeAudioError], n_devices: int) -> None:
     raise error
 
 
-def _lookable(names: list[str] | None, file: Path | None) -> dict[str, RemoteDevice]:
+def _lookable(names: list[str] | None, file: Path | None) -> dict[str, RemoteDevice | EmulatedDevice]:
     """The named devices; `local` is looked at like the others, from outside."""
+    from edgeaudio.bench.devices.emulated import EmulatedDevice
     from edgeaudio.bench.devices.local import this_machine
     from edgeaudio.bench.devices.many import open_devices
     from edgeaudio.bench.devices.remote import RemoteDevice
@@ -164,7 +198,10 @@ def _lookable(names: list[str] | None, file: Path | None) -> dict[str, RemoteDev
     devices = read_devices(file)
     words = names or ["local", *devices]
     opened = {device.name: device for device in open_devices(words, devices)}
-    return {name: device if isinstance(device, RemoteDevice) else this_machine() for name, device in opened.items()}
+    return {
+        name: device if isinstance(device, RemoteDevice | EmulatedDevice) else this_machine()
+        for name, device in opened.items()
+    }
 
 
 def _print_findings(name: str, description: Description, findings: Sequence[Finding]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import soundfile as sf
 
 from edgeaudio.bench.schema import read_result
 from edgeaudio.bundle import with_manifest
@@ -84,13 +85,20 @@ def board(tmp_path: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Board:
     return Board(tmp_path, sshd)
 
 
-def test_a_bundle_is_benchmarked_over_ssh(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(board.arguments("--device", "board", *QUICK)) in (0, 4)
+def test_a_bundle_is_benchmarked_over_ssh(board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, label in enumerate(("low", "mid", "high", "low")):
+        (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
+        sound = tiny.noise_band(label, 16_000, seed=number)
+        sf.write(tmp_path / "clips" / label / f"{number}.wav", sound, 16_000)
+    clips = ("--clips", str(tmp_path / "clips"))
+    assert main(board.arguments("--device", "board", *clips, *QUICK)) in (0, 4)
     result = read_result(board.out / "board.json")
     assert result.environment.device == "board"
     assert result.incomplete is None
     assert [item.artefact for item in result.artefacts] == ["onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8"]
     assert all(item.parity is not None and item.parity.passed and item.n_hops >= 40 for item in result.artefacts)
+    checks = [item.accuracy for item in result.artefacts]
+    assert [check is not None and (check.passed, check.n_clips, check.n_same) for check in checks] == [(True, 4, 4)] * 4
     said = capsys.readouterr()
     assert "tflite-int8" in said.out
     for stage in ("preflight", "push", "clean-up"):

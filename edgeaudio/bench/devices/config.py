@@ -2,6 +2,7 @@
 
 devices:
   pi5: {kind: ssh, host: pi@pi5.local, python: ~/edgeaudio/bin/python, notes: active cooler}
+  a72: {kind: emulated, cpu: cortex-a72}
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from edgeaudio.bench.emulation.targets import CPUS
 from edgeaudio.catalog import DEVICES
 from edgeaudio.errors import ConfigError, closest_match_hint
 from edgeaudio.spec import Spec
@@ -44,32 +46,55 @@ def _target(text: str) -> str:
     return text
 
 
+def _emulated_cpu(name: str) -> str:
+    if name not in CPUS:
+        raise ValueError(f"{name!r:.80} is not emulated. {closest_match_hint(name, CPUS)}")
+    return name
+
+
 class _AnyDevice(Spec):
     """What devices of every kind have.
 
-    python: program that starts Python 3.11 or newer with NumPy and an engine, such as that of a virtual environment.
     folder: where on the device each run has its folder, until it ends.
     """
 
-    python: Annotated[str, AfterValidator(_plain)] = "python3"
     folder: Annotated[str, AfterValidator(_folder)] = DEFAULT_FOLDER
     deadline_s: float | None = Field(None, gt=0, le=7 * 24 * 3600, description="of a run; None: from what it measures")
     notes: str = Field("", max_length=500)
 
 
-class LocalSpec(_AnyDevice):
+class _WithPython(_AnyDevice):
+    """python: starts Python 3.11 or newer with NumPy and an engine, such as that of a virtual environment."""
+
+    python: Annotated[str, AfterValidator(_plain)] = "python3"
+
+
+class LocalSpec(_WithPython):
     """Another Python of this machine; `local` alone, without an entry, is this one."""
 
     kind: Literal["local"] = "local"
 
 
-class SshSpec(_AnyDevice):
+class SshSpec(_WithPython):
     """A machine that OpenSSH reaches without a question. ssh_config: another file than ~/.ssh/config."""
 
     kind: Literal["ssh"] = "ssh"
     host: Annotated[str, AfterValidator(_target)]
     port: int | None = Field(None, ge=1, le=65535)
     ssh_config: Annotated[str, AfterValidator(_plain)] | None = None
+
+
+class EmulatedSpec(_AnyDevice):
+    """An ARM processor played by this machine: no times, instructions only. Without an entry: `emulated:cortex-a72`.
+
+    cpu: of `edgeaudio.bench.emulation.CPUS`. cache: folder of what `devices setup` makes; None is the default one.
+    mirror: a Debian mirror; None is Debian's own.
+    """
+
+    kind: Literal["emulated"] = "emulated"
+    cpu: Annotated[str, AfterValidator(_emulated_cpu)]
+    cache: Annotated[str, AfterValidator(_folder)] | None = None
+    mirror: Annotated[str, AfterValidator(_plain)] | None = None
 
 
 class Fault(Spec):
@@ -89,7 +114,7 @@ class Fault(Spec):
     back_after_s: float | None = Field(0.0, ge=0)
 
 
-class FakeSpec(_AnyDevice):
+class FakeSpec(_WithPython):
     """A board that is not there, for tests: it answers with the figures of `record`, a result file, as invalid."""
 
     kind: Literal["fake"] = "fake"
@@ -97,7 +122,7 @@ class FakeSpec(_AnyDevice):
     faults: tuple[Fault, ...] = ()
 
 
-DeviceSpec = Annotated[LocalSpec | SshSpec | FakeSpec, Field(discriminator="kind")]
+DeviceSpec = Annotated[LocalSpec | SshSpec | EmulatedSpec | FakeSpec, Field(discriminator="kind")]
 
 
 class DevicesFile(Spec):
@@ -124,7 +149,7 @@ def find_devices_file(environment: Mapping[str, str] = os.environ) -> Path | Non
 
 
 def spec_of(word: str, devices: Mapping[str, DeviceSpec]) -> DeviceSpec:
-    """What `--device WORD` means: a name of `devices`, `local`, or `user@host`.
+    """What `--device WORD` means: a name of `devices`, `local`, `user@host`, or `emulated:CPU`.
 
     Raises:
         ConfigError: none of them, with the closest match.
@@ -135,7 +160,12 @@ def spec_of(word: str, devices: Mapping[str, DeviceSpec]) -> DeviceSpec:
         return LocalSpec()
     if "@" in word:
         return SshSpec.parse({"host": word}, source="--device")
+    kind, colon, cpu = word.partition(":")
+    if kind == "emulated" and colon:
+        return EmulatedSpec.parse({"cpu": cpu}, source="--device")
     if word in DEVICES:
         raise ConfigError(f"--device {word}: is a kind of device; name one in {FILE_NAME}, or give user@host")
     hint = closest_match_hint(word, ["local", *devices])
-    raise ConfigError(f"--device {word!r:.80}: no such device. {hint} Others: user@host, or name it in {FILE_NAME}.")
+    raise ConfigError(
+        f"--device {word!r:.80}: no such device. {hint} Others: user@host, emulated:CPU, or name it in {FILE_NAME}."
+    )

@@ -109,7 +109,10 @@ class _Run:
     def bench_each(self, devices: Sequence[Device]) -> None:
         """One after another."""
         for device in devices:
-            self.outcomes[device.name] = self._bench(device)
+            outcome = self._bench(device)
+            if self.on_progress is not None:
+                self.on_progress(device.name, "done" if outcome.error is None else "failed", None, 1, 1)
+            self.outcomes[device.name] = outcome
             self._arrived.put(None)
 
     def _bench(self, device: Device) -> Outcome:

@@ -18,7 +18,7 @@ from edgeaudio.bundle.jsonio import parse_json
 from edgeaudio.errors import BundleError, DeviceError, LimitError
 
 #: Of the agent; `alive` only says that the link and the process still are.
-AgentKind = Literal["hello", "alive", "progress", "result", "artefact", "error", "bye"]
+AgentKind = Literal["hello", "alive", "progress", "result", "artefact", "segments", "error", "bye"]
 AGENT_KINDS: Final[tuple[str, ...]] = get_args(AgentKind)
 #: Lines of a login shell that are passed over.
 MAX_NOISE_LINES = 1000

@@ -10,6 +10,7 @@ from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRe
 from edgeaudio.bench.base import BenchJob, OnProgress
 from edgeaudio.bench.devices.collect import broken_off, collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
+from edgeaudio.bench.devices.protocol import Message
 from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
 from edgeaudio.bench.harness import new_run_id
@@ -29,16 +30,24 @@ class RemoteDevice:
     """See `edgeaudio.bench.base.Device`.
 
     folder: parent of the run folders on the device. deadline_s: of a run; None follows from what it measures.
+    counted_hops: of an emulated processor, which has a runtime of its own and times nothing.
     """
 
     def __init__(
-        self, transport: Transport, folder: str, *, place: str | None = None, deadline_s: float | None = None
+        self,
+        transport: Transport,
+        folder: str,
+        *,
+        place: str | None = None,
+        deadline_s: float | None = None,
+        counted_hops: int = 0,
     ) -> None:
         self.name = transport.name
         self.place = place
         self._transport = transport
         self._folder = folder
         self._deadline_s = deadline_s
+        self._counted_hops = counted_hops
 
     def bench(
         self, job: BenchJob, *, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
@@ -48,23 +57,15 @@ class RemoteDevice:
         Raises:
             VerificationError: what came back is not of this run, or cannot be true.
         """
+        return self.run(job, on_progress=on_progress, interrupted=interrupted)[0]
+
+    def run(
+        self, job: BenchJob, *, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
+    ) -> tuple[BenchResult, list[Message]]:
+        """As `bench`, with all that the device said."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         session = self._session(job.deadline_s or self._deadline_s or default_deadline_s(job), on_progress, interrupted)
-        request = AgentRequest(
-            task="bench",
-            run_id=session.run_id,
-            device=self.name,
-            bundle_sha256=job.bundle.sha256,
-            artefacts=job.artefacts if job.artefacts == "all" else tuple(job.artefacts),
-            engine=job.engine,
-            threads=job.threads,
-            options=job.options,
-            foreign=tuple(model.name for model in job.foreign),
-            clips=job.clips is not None,
-        )
-        files = {BUNDLE_FILE: pack(job.bundle.entries), REQUEST_FILE: request.model_dump_json().encode()}
-        files |= {foreign_file(number): model.payload for number, model in enumerate(job.foreign)}
-        files |= {CLIPS_FILE: job.clips.to_bytes()} if job.clips is not None else {}
+        files = self._files(job, session.run_id)
         description = session.describe()
         self._require(preflight(description, self._transport.by_hand, _formats(job), sum(map(len, files.values()))))
         start_s = self._transport.clock.now()
@@ -75,7 +76,26 @@ class RemoteDevice:
             raise session.broken(f"{self.name}: {why}", messages)
         result = collect(messages, job, self.name, session.run_id, elapsed_s)
         # Boards without a battery do not know what day it is.
-        return result.model_copy(update={"started_at": started_at})
+        return result.model_copy(update={"started_at": started_at}), messages
+
+    def _files(self, job: BenchJob, run_id: str) -> dict[str, bytes]:
+        """What the agent reads."""
+        request = AgentRequest(
+            task="bench",
+            run_id=run_id,
+            device=self.name,
+            bundle_sha256=job.bundle.sha256,
+            artefacts=job.artefacts if job.artefacts == "all" else tuple(job.artefacts),
+            engine=job.engine,
+            threads=job.threads,
+            options=job.options,
+            foreign=tuple(model.name for model in job.foreign),
+            clips=job.clips is not None,
+            counted_hops=self._counted_hops,
+        )
+        files = {BUNDLE_FILE: pack(job.bundle.entries), REQUEST_FILE: request.model_dump_json().encode()}
+        files |= {foreign_file(number): model.payload for number, model in enumerate(job.foreign)}
+        return files | ({CLIPS_FILE: job.clips.to_bytes()} if job.clips is not None else {})
 
     def look(self) -> tuple[Description, list[Finding]]:
         """What the device is, and what it lacks. Nothing is sent there.
@@ -104,7 +124,8 @@ class RemoteDevice:
         self, deadline_s: float, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
     ) -> Session:
         interrupted = interrupted or threading.Event()
-        return Session(self._transport, self._folder, new_run_id(), deadline_s, on_progress, interrupted)
+        has_runtime = self._counted_hops > 0
+        return Session(self._transport, self._folder, new_run_id(), deadline_s, on_progress, interrupted, has_runtime)
 
     def _require(self, findings: list[Finding]) -> None:
         lacks = missing(findings)

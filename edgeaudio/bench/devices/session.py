@@ -43,8 +43,8 @@ BUILD_S = onboard.COMPILE_S + 20.0
 REMOVE_S = onboard.STOP_S + 20.0
 #: What is left for the clean-up: so much of the whole, but no longer than so long.
 CLEAN_UP_SHARE, CLEAN_UP_S = 0.25, 45.0
-#: The agent says every 10 s that it is alive.
-SILENCE_S = 60.0
+#: The agent says every 10 s that it is alive, once its imports are done: a minute's work for the slowest board.
+SILENCE_S = 120.0
 #: The agent's own deadline comes first, so that it can put back what it changed and tell what it has; and so long a
 #: run that the user stops may still talk.
 GRACE_S, GRACE_SHARE = 20.0, 0.2
@@ -76,6 +76,7 @@ class Session:
     """The commands of one run, within one deadline.
 
     folder: parent of the run's folder on the device. interrupted: set by another thread, or Ctrl-C, to end the run.
+    has_runtime: the device has edgeaudio, as it is here.
     """
 
     transport: Transport
@@ -84,6 +85,7 @@ class Session:
     deadline_s: float
     on_progress: OnProgress | None = None
     interrupted: threading.Event = field(default_factory=threading.Event)
+    has_runtime: bool = False
 
     def __post_init__(self) -> None:
         self._end_s = self.transport.clock.now() + self.deadline_s
@@ -133,9 +135,10 @@ class Session:
 
     def _push(self, description: Description, files: Mapping[str, bytes]) -> None:
         self._tell("push")
-        data = transfer({onboard.RUNTIME_FILE: runtime_archive(description.multiarch), **files})
+        runtime = {} if self.has_runtime else {onboard.RUNTIME_FILE: runtime_archive(description.multiarch)}
+        data = transfer({**runtime, **files})
         self._ask("receive", self.folder, self.run_id, data=data, limit_s=PUSH_S + len(data) / PUSH_BYTES_PER_S)
-        if description.can_compile and not has_native(description.multiarch):
+        if runtime and description.can_compile and not has_native(description.multiarch):
             try:
                 self._ask("build", self.folder, self.run_id, limit_s=BUILD_S)
             except UnsupportedError as error:

@@ -7,7 +7,7 @@ from edgeaudio.bench.emulation.counts import check_spread, parse_counts
 from edgeaudio.bench.emulation.emulator import LABEL, Emulator
 from edgeaudio.bench.emulation.install import MIRROR, default_cache, install
 from edgeaudio.bench.emulation.steps import Said, run_step
-from edgeaudio.bench.emulation.targets import CPUS, Cpu
+from edgeaudio.bench.emulation.targets import CPUS, Cpu, cpu_named
 
 __all__ = [
     "CPUS",
@@ -17,6 +17,7 @@ __all__ = [
     "Emulator",
     "Said",
     "check_spread",
+    "cpu_named",
     "default_cache",
     "install",
     "parse_counts",

@@ -6,6 +6,7 @@ installed on this machine but qemu-user, and that only by root.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -32,13 +33,14 @@ def default_cache() -> Path:
     return cache_folder("emulation")
 
 
-def install(cache: Path, *, cpu: str, mirror: str = MIRROR, progress: Progress) -> Emulator:
+def install(cache: Path, *, cpu: str, mirror: str = MIRROR, progress: Progress, offline: str | None = None) -> Emulator:
     """Make what is missing in `cache` and return the emulator. Needs the network only the first time.
 
     Args:
         cpu: a name of `CPUS`.
         mirror: a Debian mirror.
         progress: is told in one line what is made, before it is.
+        offline: fetch nothing; the command to name where something would have to be.
     Raises:
         ConfigError: no such CPU model, or this machine lacks a package whose version the guest is to have.
         UnsupportedError: a tool is missing, or a step failed; says which and how to mend it.
@@ -46,9 +48,10 @@ def install(cache: Path, *, cpu: str, mirror: str = MIRROR, progress: Progress) 
     model = cpu_named(cpu)
     cache = cache.expanduser().resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    qemu = _qemu_user(model.architecture, progress)
-    root = _debian_root(cache, model.architecture, mirror, progress)
-    packages = _wheels(cache, model.architecture, progress)
+    fetching = progress if offline is None else functools.partial(_refuse, cpu, offline)
+    qemu = _qemu_user(model.architecture, fetching)
+    root = _debian_root(cache, model.architecture, mirror, fetching)
+    packages = _wheels(cache, model.architecture, fetching)
     copy = copy_edgeaudio(cache, model.architecture, root, progress)
     beside = (root / path for path in model.architecture.python_paths)
     plugin = _plugin(cache, progress)
@@ -56,10 +59,14 @@ def install(cache: Path, *, cpu: str, mirror: str = MIRROR, progress: Progress) 
     return Emulator(model, qemu, _cpu_view(root, model), (copy.folder, packages, *beside), plugin, copy.no_native)
 
 
-def _qemu_user(architecture: Architecture, progress: Progress) -> str:
+def _refuse(cpu: str, command: str, what: str) -> None:
+    raise UnsupportedError(f"{cpu} is not set up on this machine, or not for its packages ({what}). Run: {command}")
+
+
+def _qemu_user(architecture: Architecture, fetching: Progress) -> str:
     found = shutil.which(architecture.qemu)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        progress("qemu-user: 12 MB by apt-get")
+        fetching("qemu-user: 12 MB by apt-get")
         run_step("apt-get update", ["apt-get", "-qq", "update"], deadline_s=300)
         install_command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "qemu-user"]
         run_step("install qemu-user", install_command, deadline_s=600)
@@ -74,7 +81,7 @@ def _qemu_user(architecture: Architecture, progress: Progress) -> str:
     return found
 
 
-def _debian_root(cache: Path, architecture: Architecture, mirror: str, progress: Progress) -> Path:
+def _debian_root(cache: Path, architecture: Architecture, mirror: str, fetching: Progress) -> Path:
     """Unpacked packages of Debian with a CPython; no chroot, no root needed."""
     packages = architecture.debian_packages
     root = cache / f"debian-{SUITE}-{architecture.name}-{digest(*packages)}"
@@ -82,7 +89,7 @@ def _debian_root(cache: Path, architecture: Architecture, mirror: str, progress:
         return root
     if not _KEYRING.is_file():
         raise UnsupportedError(f"{_KEYRING} is missing: as root, apt-get install debian-archive-keyring")
-    progress(f"Debian {SUITE} for {architecture.name}: {len(packages)} packages, some 20 MB")
+    fetching(f"Debian {SUITE} for {architecture.name}: {len(packages)} packages, some 20 MB")
     with whole_folder(root) as unpacked, tempfile.TemporaryDirectory() as name:
         state = Path(name)
         apt = _private_apt(state, architecture, mirror)
@@ -131,14 +138,14 @@ def _cpu_view(root: Path, cpu: Cpu) -> Path:
     return view
 
 
-def _wheels(cache: Path, architecture: Architecture, progress: Progress) -> Path:
+def _wheels(cache: Path, architecture: Architecture, fetching: Progress) -> Path:
     """A folder for PYTHONPATH with the packages of a device, in the versions that this machine has installed."""
     pins = [f"{name}=={_installed(name)}" for name in architecture.wheels]
     pins += [f"{name}=={wanted}" for name, wanted in architecture.pins.items()]
     folder = cache / f"wheels-cp311-{architecture.machine}-{digest(*pins)}"
     if folder.is_dir():
         return folder
-    progress(f"packages for {architecture.machine}: {len(pins)} wheels, up to 70 MB")
+    fetching(f"packages for {architecture.machine}: {len(pins)} wheels, up to 70 MB")
     tags = [f"--platform={platform}" for platform in architecture.platforms]
     abis = [f"--abi={abi}" for abi in ("cp311", "abi3", "none")]
     with whole_folder(folder) as target:

@@ -61,8 +61,10 @@ def test_what_lies_within_the_noise_is_said_to() -> None:
     assert apart.noise == "apart"
     back = compare(slower(0.2), RUN).artefacts[0].change("latency_ms_p50")
     assert back.noise == "apart"
-    of_file, of_p95 = (compare(RUN, nearly).artefacts[0].change(name) for name in ("size_bytes", "latency_ms_p95"))
-    assert (of_file.noise, of_p95.noise) == ("exact", "within noise")
+    metrics = ("size_bytes", "latency_ms_p95", "latency_ms_max")
+    changes = [compare(RUN, nearly).artefacts[0].change(name) for name in metrics]
+    # The longest hop of a run says nothing about that of the next one.
+    assert [change.noise for change in changes] == ["exact", "within noise", "unknown"]
 
 
 def test_a_rule_that_cannot_be_checked_has_failed() -> None:

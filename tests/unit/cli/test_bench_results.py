@@ -175,3 +175,16 @@ def test_hostile_names_stay_harmless_on_a_terminal(capsys: pytest.CaptureFixture
         out, _ = run(capsys, "bench", *arguments)
         assert not set(out) & {"\x1b", "\u202e"}
         assert max(map(len, out.splitlines())) < 400
+
+
+@pytest.mark.parametrize(("share", "code"), [(0.01, 0), (0.03, 3)])
+def test_more_instructions_than_before_fail_the_gate(
+    share: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = records.estimated().artefacts[0]
+    assert item.estimate is not None
+    grown = round(item.estimate.instructions_per_inference * (1 + share))
+    estimate = item.estimate.model_copy(update={"instructions_per_inference": grown})
+    write("grown", records.estimated(artefacts=(item.model_copy(update={"estimate": estimate}),)))
+    _, err = run(capsys, "bench", "compare", "estimate.json", "grown.json", "--fail-if", "instructions>+2%", code=code)
+    assert ("instructions>+2% on tflite-int8" in err) == bool(code)
