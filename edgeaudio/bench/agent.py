@@ -2,8 +2,9 @@
 
     python3 -m edgeaudio.bench.agent FOLDER DEADLINE_S
 
-It lives as long as its standard input is open, and no longer than DEADLINE_S: when the link breaks, or the time
-is up, it puts back what it changed on the machine. However it ends, it removes FOLDER.
+It lives as long as its standard input is open, and no longer than DEADLINE_S. When its time is up, or it is told to
+stop, it says what it has measured so far, marked incomplete; when the link breaks, there is nobody to tell. However it
+ends, it puts back what it changed on the machine, and removes FOLDER.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from edgeaudio import __version__
 from edgeaudio.bench.accuracy import AccuracyClips
 from edgeaudio.bench.devices.onboard import LOCK_FILE, RUN_ID
 from edgeaudio.bench.devices.protocol import MessageWriter
+from edgeaudio.bench.devices.transport import STOP
 from edgeaudio.bench.foreign import ForeignModel
 from edgeaudio.bench.harness import bench_bundle
 from edgeaudio.bench.probes import probe_board
@@ -41,8 +43,10 @@ from edgeaudio.spec import Spec
 REQUEST_FILE, BUNDLE_FILE, CLIPS_FILE = "request.json", "bundle.eab", "clips.npz"
 #: Rare enough to be no load, often enough to tell a slow board from a dead one.
 ALIVE_S = 10.0
-# What is asked to stop and does not is ended.
-_PATIENCE_S = 10.0
+# What is asked to stop and does not is ended; intervals of what there is take a slow board some seconds.
+_PATIENCE_S = 15.0
+
+Send = Callable[[str, dict[str, Any]], None]
 
 
 class AgentRequest(Spec):
@@ -70,31 +74,40 @@ def foreign_file(number: int) -> str:
     return f"foreign{number}.model"
 
 
-class Stopped(BaseException):
-    """The link is gone, the time is up, or someone asked: nothing on the way may take it for an error of its own."""
+class Stopped(KeyboardInterrupt):
+    """The time is up, or someone asked; what a benchmark does then, it does as after Ctrl-C."""
+
+
+class LinkLost(BaseException):
+    """Nobody listens any more: nothing on the way may take it for an error of its own."""
 
 
 class _Watch:
-    """Ends the run when standard input does, or when its time is up; meanwhile says that it is alive."""
+    """Ends the run when standard input does or says so, or when its time is up; meanwhile says that it is alive."""
 
     def __init__(self, folder: Path, deadline_s: float, writer: MessageWriter) -> None:
         self._folder = folder
         self._writer = writer
         self._over = threading.Event()
-        self.reason = "asked to stop"
+        self._stop_with: BaseException = Stopped("asked to stop")
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, self._on_signal)
         for work in (self._wait_for_end_of_input, self._say_alive, functools.partial(self._wait, deadline_s)):
             threading.Thread(target=work, daemon=True).start()
 
+    @property
+    def reason(self) -> str:
+        """Why it was stopped."""
+        return str(self._stop_with)
+
     def finish(self) -> None:
         """The run is over: from here on nothing interrupts it."""
         self._over.set()
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, why: BaseException) -> None:
         if self._over.is_set():
             return
-        self.reason = reason
+        self._stop_with = why
         os.kill(os.getpid(), signal.SIGTERM)
         if not self._over.wait(_PATIENCE_S):
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -103,23 +116,24 @@ class _Watch:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(each, signal.SIG_IGN)
-        raise Stopped(self.reason)
+        raise self._stop_with
 
     def _wait_for_end_of_input(self) -> None:
-        while os.read(0, 4096):
-            pass
-        self._stop("the link is gone")
+        while said := os.read(0, 4096):
+            if STOP.strip() in said:
+                threading.Thread(target=self._stop, args=(Stopped("stopped by the user"),), daemon=True).start()
+        self._stop(LinkLost())
 
     def _wait(self, deadline_s: float) -> None:
         if not self._over.wait(deadline_s):
-            self._stop(f"no end after {deadline_s:.0f} s")
+            self._stop(Stopped(f"no end after {deadline_s:.0f} s"))
 
     def _say_alive(self) -> None:
         while not self._over.wait(ALIVE_S):
             try:
                 self._writer.send("alive", {})
             except OSError:
-                self._stop("the link is gone")
+                self._stop(LinkLost())
 
 
 def main(folder: str, deadline_s: str) -> int:
@@ -143,12 +157,14 @@ def _watched(folder: Path, deadline_s: float, request: AgentRequest, writer: Mes
     watch = _Watch(folder, deadline_s, writer)
     try:
         writer.send("hello", {"run_id": request.run_id, "edgeaudio": __version__, "python": platform.python_version()})
-        _TASKS[request.task](folder, request, writer.send)
+        _TASKS[request.task](folder, request, writer.send, lambda: watch.reason)
         watch.finish()
         writer.bye()
         return 0
-    except Stopped as stopped:
-        return _report(writer, "Stopped", str(stopped), 5)
+    except Stopped:
+        return _report(writer, "Stopped", watch.reason, 5)
+    except LinkLost:
+        return 1
     except EdgeAudioError as error:
         return _report(writer, type(error).__name__, str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (the host hears of whatever it was)
@@ -163,7 +179,7 @@ def _report(writer: MessageWriter, kind: str, message: str, exit_code: int) -> i
     return 1
 
 
-def _bench(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, Any]], None]) -> None:
+def _bench(folder: Path, request: AgentRequest, send: Send, why_stopped: Callable[[], str]) -> None:
     bundle = Bundle.read(folder / BUNDLE_FILE)
     if bundle.sha256 != request.bundle_sha256:
         raise ConfigError(f"{BUNDLE_FILE} is {bundle.sha256}, the request names {request.bundle_sha256}")
@@ -180,7 +196,10 @@ def _bench(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, A
         "on_progress": lambda now: send("progress", asdict(now)),
     }
     if not request.counted_hops:
-        send_result(bench_bundle(bundle, request.artefacts, threads=request.threads, **given), send)
+        result = bench_bundle(bundle, request.artefacts, threads=request.threads, **given)
+        if result.incomplete is not None:
+            result = result.model_copy(update={"incomplete": why_stopped()})
+        send_result(result, send)
         return
     from edgeaudio.bench.counting import count_bundle  # No part of what is timed.
 
@@ -189,7 +208,7 @@ def _bench(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, A
     send_result(counted.result, send)
 
 
-def send_result(result: BenchResult, send: Callable[[str, dict[str, Any]], None]) -> None:
+def send_result(result: BenchResult, send: Send) -> None:
     """The result without its artefacts, then each of them: what has arrived of a lost run can be read."""
     head = result.model_dump(mode="json", exclude={"artefacts"})
     send("result", {"head": head, "n_artefacts": len(result.artefacts)})
@@ -197,7 +216,7 @@ def send_result(result: BenchResult, send: Callable[[str, dict[str, Any]], None]
         send("artefact", item.model_dump(mode="json"))
 
 
-def _probe(folder: Path, request: AgentRequest, send: Callable[[str, dict[str, Any]], None]) -> None:
+def _probe(folder: Path, request: AgentRequest, send: Send, why_stopped: Callable[[], str]) -> None:
     send("result", {"board": probe_board().model_dump(mode="json")})
 
 

@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import soundfile as sf
 
 from edgeaudio.bench.schema import read_result
+from edgeaudio.bundle import with_manifest
 from edgeaudio.cli.main import main
+from edgeaudio.spec import LabelSet
 from tests import tiny_bundle as tiny
 from tests.sshd import Sshd
 from tests.stream_driver import eventually
@@ -73,23 +77,28 @@ class Board:
                 found.append(process)
         return found
 
-    def is_timing(self) -> bool:
-        """Whether an agent is at work."""
-        return any((self.runs / name / "lock").exists() for name in self.folders())
-
 
 @pytest.fixture
-def board(tmp_path: Path, sshd: Sshd) -> Board:
+def board(tmp_path: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Board:
+    # Where the history of benchmarks goes.
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return Board(tmp_path, sshd)
 
 
-def test_a_bundle_is_benchmarked_over_ssh(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(board.arguments("--device", "board", *QUICK)) in (0, 4)
+def test_a_bundle_is_benchmarked_over_ssh(board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, label in enumerate(("low", "mid", "high", "low")):
+        (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
+        sound = tiny.noise_band(label, 16_000, seed=number)
+        sf.write(tmp_path / "clips" / label / f"{number}.wav", sound, 16_000)
+    clips = ("--clips", str(tmp_path / "clips"))
+    assert main(board.arguments("--device", "board", *clips, *QUICK)) in (0, 4)
     result = read_result(board.out / "board.json")
     assert result.environment.device == "board"
     assert result.incomplete is None
     assert [item.artefact for item in result.artefacts] == ["onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8"]
     assert all(item.parity is not None and item.parity.passed and item.n_hops >= 40 for item in result.artefacts)
+    checks = [item.accuracy for item in result.artefacts]
+    assert [check is not None and (check.passed, check.n_clips, check.n_same) for check in checks] == [(True, 4, 4)] * 4
     said = capsys.readouterr()
     assert "tflite-int8" in said.out
     for stage in ("preflight", "push", "clean-up"):
@@ -118,13 +127,19 @@ def run_and(board: Board, *, when_timing: Any) -> tuple[int, str]:
         text=True,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
+    assert process.stderr is not None
+    said = ""
     try:
-        eventually(board.is_timing)
+        while "board: timing" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        time.sleep(0.5)
         when_timing(process)
-        _, said = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=90)
     finally:
         process.kill()
-    return process.returncode, said
+    return process.returncode, said + rest
 
 
 @pytest.mark.slow
@@ -145,7 +160,11 @@ def test_ctrl_c_ends_the_run_there_and_here(board: Board) -> None:
     code, said = run_and(board, when_timing=lambda process: process.send_signal(signal.SIGINT))
     assert code == 130, said
     assert "stopped by the user" in said
-    assert [path.name.endswith(".incomplete.jsonl") for path in board.out.iterdir()] == [True]
+    [partial] = board.out.glob("*.incomplete.json")
+    kept = read_result(partial)
+    assert kept.incomplete is not None
+    assert "stopped by the user" in kept.incomplete
+    assert sum(item.n_hops for item in kept.artefacts) > 0
     eventually(lambda: board.folders() == [] and board.agents() == [])
 
 
@@ -169,6 +188,24 @@ def test_what_ssh_refuses_is_told_with_the_mend(
     board.write(sshd.client_config(key, known_hosts))
     assert main(["devices", "doctor", "board", "--devices", str(board.file)]) == 5
     assert mend in capsys.readouterr().err
+
+
+def test_names_of_bundle_label_and_baseline_are_no_commands(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = tiny.tiny_bundle("onnx-fp32")
+    labels = LabelSet(names=("; touch pwned #", "$(touch pwned)", "`touch pwned`'\""))
+    task = whole.manifest.task.model_copy(update={"labels": labels})
+    board.bundle = tmp_path / "; touch pwned #.eab"
+    board.bundle.write_bytes(with_manifest(whole, whole.manifest.model_copy(update={"task": task})))
+    baseline = tmp_path / "$(touch pwned) '.onnx"
+    baseline.write_bytes(tiny.onnx_model())
+    assert main(board.arguments("--device", "board", "--baseline", str(baseline), *QUICK)) in (0, 4)
+    result = read_result(board.out / "board.json")
+    assert [item.artefact for item in result.artefacts] == ["onnx-fp32", baseline.name]
+    assert board.folders() == []
+    assert not any((folder / "pwned").exists() for folder in (tmp_path, Path.home()))
 
 
 def test_a_folder_with_a_hostile_name_is_a_folder(board: Board, sshd: Sshd, tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.devices.protocol import Message, ReplyError
 from edgeaudio.bench.devices.session import BrokenRunError
 from edgeaudio.bench.schema import BenchResult, write_result
+from edgeaudio.bench.verdict import judged
 from edgeaudio.errors import ConfigError, VerificationError
 from edgeaudio.spec.fs import atomic_write
+from edgeaudio.spec.text import printable
 
 # Clocks of two machines run at the same rate but for this, and the agent starts a little after its command.
 _CLOCK_SLACK = 1.05
 
 
 def collect(messages: Sequence[Message], job: BenchJob, device: str, run_id: str, elapsed_s: float) -> BenchResult:
-    """The result in the messages of a complete run.
+    """The result in the messages of a complete run, judged here.
 
     Args:
         elapsed_s: how long the agent took, by the host's clock.
@@ -44,7 +46,15 @@ def collect(messages: Sequence[Message], job: BenchJob, device: str, run_id: str
     if len(set(names)) != len(names) or (job.artefacts != "all" and set(names) != set(asked)):
         raise VerificationError(f"{device}: the result is about {names}, asked for {asked}")
     _check_possible(result, device, elapsed_s)
-    return result
+    # What a device thinks of its own figures is not asked.
+    return judged(result)
+
+
+def broken_off(messages: Sequence[Message]) -> str | None:
+    """Why the device itself broke off the run whose messages are complete; None where it did not."""
+    heads = (message.body.get("head") for message in messages if message.kind == "result")
+    reason = next((head.get("incomplete") for head in heads if isinstance(head, dict)), None)
+    return None if reason is None else printable(str(reason), 200)
 
 
 def partial_result(error: BrokenRunError) -> BenchResult | None:

@@ -196,6 +196,9 @@ class FakeChannel:
             self._clock.sleep(timeout_s)
         return self._code
 
+    def ask_to_stop(self) -> None:
+        """See `Channel.ask_to_stop`. A fake agent does not listen."""
+
     def stop(self) -> None:
         """See `Channel.stop`."""
         on_stop, self._on_stop = self._on_stop, None

@@ -109,7 +109,10 @@ class _Run:
     def bench_each(self, devices: Sequence[Device]) -> None:
         """One after another."""
         for device in devices:
-            self.outcomes[device.name] = self._bench(device)
+            outcome = self._bench(device)
+            if self.on_progress is not None:
+                self.on_progress(device.name, "done" if outcome.error is None else "failed", None, 1, 1)
+            self.outcomes[device.name] = outcome
             self._arrived.put(None)
 
     def _bench(self, device: Device) -> Outcome:
@@ -120,8 +123,6 @@ class _Run:
         try:
             return Outcome(name, device.bench(self.job, on_progress=tell, interrupted=self.interrupted))
         except BrokenRunError as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                self.interrupted.set()
             return Outcome(name, error=error, kept=tuple(keep_partial(error, self.keep_in)))
         except EdgeAudioError as error:
             return Outcome(name, error=error)

@@ -14,7 +14,7 @@ BASE_PACKAGES = ("numpy>=1.24", "pydantic>=2.11,<2.12", "psutil>=5.9", "safetens
 #: What runs a format.
 ENGINE_PACKAGES = {"onnx": "onnxruntime>=1.23", "tflite": "ai-edge-litert>=2.0", "tensorrt": "tensorrt>=10"}
 #: And on 32 bits; None: there is none.
-ENGINE_PACKAGES_32 = {"onnx": None, "tflite": "tflite-runtime>=2.14", "tensorrt": None}
+ENGINE_PACKAGES_32 = {"onnx": None, "tflite": "tflite-runtime==2.14.0", "tensorrt": None}
 #: What Debian has for 32 bits and the package index has not.
 _DEBIAN_32 = {"numpy": "python3-numpy", "psutil": "python3-psutil"}
 PYTHON_MIN = (3, 11)
@@ -215,10 +215,12 @@ def _native_frontend(device: Description, by_hand: Callable[[str], str]) -> Find
 
 
 def satisfies(installed: str, wanted: str) -> bool:
-    """Whether a version is in a range of `>=` and `<`, such as `>=2.11,<2.12`."""
+    """Whether a version is in a range such as `>=2.11,<2.12` or `==2.14.0`."""
     for part in filter(None, wanted.split(",")):
         bound = _version(part.lstrip("<>="))
         if part.startswith(">=") and _version(installed) < bound:
+            return False
+        if part.startswith("==") and _version(installed) != bound:
             return False
         if part.startswith("<") and _version(installed) >= bound:
             return False

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+from edgeaudio.bench.devices.transport import STOP
 from edgeaudio.errors import UnsupportedError
 
 _CHUNK_BYTES = 1 << 16
@@ -87,6 +88,14 @@ class ProcessChannel:
         # What was said at the last. A descendant may hold the pipe open: its end is not waited for.
         self._hear()
         return code
+
+    def ask_to_stop(self) -> None:
+        """See `Channel.ask_to_stop`."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        if self._hold_input and not stdin.closed:
+            with contextlib.suppress(OSError):  # It has ended by itself.
+                os.write(stdin.fileno(), STOP)
 
     def stop(self) -> None:
         """See `Channel.stop`."""

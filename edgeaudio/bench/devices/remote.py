@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRequest, foreign_file
 from edgeaudio.bench.base import BenchJob, OnProgress
-from edgeaudio.bench.devices.collect import collect
+from edgeaudio.bench.devices.collect import broken_off, collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
 from edgeaudio.bench.devices.protocol import Message
 from edgeaudio.bench.devices.session import Session
@@ -65,9 +65,24 @@ class RemoteDevice:
         """As `bench`, with all that the device said."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         session = self._session(job.deadline_s or self._deadline_s or default_deadline_s(job), on_progress, interrupted)
+        files = self._files(job, session.run_id)
+        description = session.describe()
+        self._require(preflight(description, self._transport.by_hand, _formats(job), sum(map(len, files.values()))))
+        start_s = self._transport.clock.now()
+        messages = session.run_agent(description, files)
+        elapsed_s = self._transport.clock.now() - start_s
+        why = broken_off(messages)
+        if why is not None:
+            raise session.broken(f"{self.name}: {why}", messages)
+        result = collect(messages, job, self.name, session.run_id, elapsed_s)
+        # Boards without a battery do not know what day it is.
+        return result.model_copy(update={"started_at": started_at}), messages
+
+    def _files(self, job: BenchJob, run_id: str) -> dict[str, bytes]:
+        """What the agent reads."""
         request = AgentRequest(
             task="bench",
-            run_id=session.run_id,
+            run_id=run_id,
             device=self.name,
             bundle_sha256=job.bundle.sha256,
             artefacts=job.artefacts if job.artefacts == "all" else tuple(job.artefacts),
@@ -80,15 +95,7 @@ class RemoteDevice:
         )
         files = {BUNDLE_FILE: pack(job.bundle.entries), REQUEST_FILE: request.model_dump_json().encode()}
         files |= {foreign_file(number): model.payload for number, model in enumerate(job.foreign)}
-        files |= {CLIPS_FILE: job.clips.to_bytes()} if job.clips is not None else {}
-        description = session.describe()
-        self._require(preflight(description, self._transport.by_hand, _formats(job), sum(map(len, files.values()))))
-        start_s = self._transport.clock.now()
-        messages = session.run_agent(description, files)
-        elapsed_s = self._transport.clock.now() - start_s
-        result = collect(messages, job, self.name, session.run_id, elapsed_s)
-        # Boards without a battery do not know what day it is.
-        return result.model_copy(update={"started_at": started_at}), messages
+        return files | ({CLIPS_FILE: job.clips.to_bytes()} if job.clips is not None else {})
 
     def look(self) -> tuple[Description, list[Finding]]:
         """What the device is, and what it lacks. Nothing is sent there.
@@ -116,6 +123,7 @@ class RemoteDevice:
     def _session(
         self, deadline_s: float, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
     ) -> Session:
+        interrupted = interrupted or threading.Event()
         has_runtime = self._counted_hops > 0
         return Session(self._transport, self._folder, new_run_id(), deadline_s, on_progress, interrupted, has_runtime)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from edgeaudio.bench.devices.transport import (
     Transport,
     converse,
     last_words,
-    printable,
 )
 from edgeaudio.errors import (
     BenchInvalidError,
@@ -33,6 +32,7 @@ from edgeaudio.errors import (
     UnsupportedError,
     VerificationError,
 )
+from edgeaudio.spec.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,11 @@ BUILD_S = onboard.COMPILE_S + 20.0
 REMOVE_S = onboard.STOP_S + 20.0
 #: What is left for the clean-up: so much of the whole, but no longer than so long.
 CLEAN_UP_SHARE, CLEAN_UP_S = 0.25, 45.0
-#: The agent says every 10 s that it is alive.
-SILENCE_S = 60.0
-# The agent's own deadline comes first, so that it can put back what it changed.
-_AGENT_MARGIN_S = 5.0
+#: The agent says every 10 s that it is alive, once its imports are done: a minute's work for the slowest board.
+SILENCE_S = 120.0
+#: The agent's own deadline comes first, so that it can put back what it changed and tell what it has; and so long a
+#: run that the user stops may still talk.
+GRACE_S, GRACE_SHARE = 20.0, 0.2
 _RETRY_S = (1.0, 3.0, 9.0)
 _ANSWER_BYTES = 4 * 2**20
 _NO_SUCH_COMMAND = 127
@@ -74,7 +75,7 @@ class BrokenRunError(DeviceError):
 class Session:
     """The commands of one run, within one deadline.
 
-    folder: parent of the run's folder on the device. interrupted: set by another thread to end the run.
+    folder: parent of the run's folder on the device. interrupted: set by another thread, or Ctrl-C, to end the run.
     has_runtime: the device has edgeaudio, as it is here.
     """
 
@@ -83,7 +84,7 @@ class Session:
     run_id: str
     deadline_s: float
     on_progress: OnProgress | None = None
-    interrupted: threading.Event | None = None
+    interrupted: threading.Event = field(default_factory=threading.Event)
     has_runtime: bool = False
 
     def __post_init__(self) -> None:
@@ -114,15 +115,23 @@ class Session:
         try:
             self._push(description, files)
             self._listen(reader)
-        except (DeviceError, KeyboardInterrupt) as error:
-            name, left_behind = self.transport.name, self._clean_up()
-            reason = error if isinstance(error, DeviceError) else InterruptedRunError(f"{name}: stopped by the user")
-            raise BrokenRunError(reason, name, self.run_id, reader.messages, left_behind) from error
+        except KeyboardInterrupt as error:
+            self.interrupted.set()
+            raise self.broken("", reader.messages, self._clean_up()) from error
+        except DeviceError as error:
+            raise self.broken(str(error), reader.messages, self._clean_up()) from error
         except BaseException:
             self._clean_up_or_warn()
             raise
         self._clean_up_or_warn()
         return reader.messages
+
+    def broken(self, why: str, messages: list[Message], left_behind: str | None = None) -> BrokenRunError:
+        """The error of a run that broke off: by the user's wish, if there was one, else because of `why`."""
+        reason = DeviceError(why)
+        if self.interrupted.is_set():
+            reason = InterruptedRunError(f"{self.transport.name}: stopped by the user")
+        return BrokenRunError(reason, self.transport.name, self.run_id, messages, left_behind)
 
     def _push(self, description: Description, files: Mapping[str, bytes]) -> None:
         self._tell("push")
@@ -136,17 +145,17 @@ class Session:
                 logger.info("%s; log-mel is by numpy there", error)
 
     def _listen(self, reader: MessageReader) -> None:
-        limits = Limits(self._left_s(self._reserve_s), SILENCE_S)
+        left_s = self._left_s(self._reserve_s)
+        grace_s = min(GRACE_S, GRACE_SHARE * left_s)
+        limits = Limits(left_s, SILENCE_S, grace_s=grace_s)
 
         def take(line: bytes) -> None:
             message = reader.line(line)
             if message is not None and message.kind == "progress":
                 self._forward(message.body)
 
-        agent_s = max(0.1, limits.deadline_s - _AGENT_MARGIN_S)
-        code, stderr = self._converse(
-            ("agent", self.folder, self.run_id, f"{agent_s:.1f}"), b"", limits, take, hold=True
-        )
+        arguments = ("agent", self.folder, self.run_id, f"{left_s - grace_s:.1f}")
+        code, stderr = self._converse(arguments, b"", limits, take, hold=True)
         if reader.messages and reader.messages[-1].kind == "error":
             raise self._refused(reader.messages[-1].body)
         try:

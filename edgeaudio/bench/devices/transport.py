@@ -14,6 +14,7 @@ from typing import Protocol
 
 from edgeaudio.errors import DeviceError
 from edgeaudio.spec.limits import REPLY_BYTES, REPLY_LINE_BYTES
+from edgeaudio.spec.text import printable
 
 # So long an interruption may go unnoticed.
 _POLL_S = 0.2
@@ -22,6 +23,9 @@ _LEAST_WAIT_S = 0.001
 #: A process that has closed its output ends within this time, or is killed.
 EXIT_S = 5.0
 _TEXT_CHARS = 600
+_STOPPED = "stopped by the user"
+#: What a command that holds its input is told when it is to end early; the end of its input says that nobody listens.
+STOP = b"stop\n"
 
 
 class Clock(Protocol):
@@ -57,6 +61,10 @@ class Channel(Protocol):
 
     def exit_code(self, timeout_s: float) -> int | None:
         """Its exit code; None where it did not end in that time."""
+        ...
+
+    def ask_to_stop(self) -> None:
+        """Write `STOP` to its input, where that was held open."""
         ...
 
     def stop(self) -> None:
@@ -114,12 +122,16 @@ class InterruptedRunError(DeviceError):
 
 @dataclass(frozen=True)
 class Limits:
-    """When a command is given up: `silence_s` counts from the last line that was taken."""
+    """When a command is given up.
+
+    silence_s: from the last line that was taken. grace_s: what a command that is asked to stop may still say.
+    """
 
     deadline_s: float
     silence_s: float | None = None
     line_bytes: int = REPLY_LINE_BYTES
     total_bytes: int = REPLY_BYTES
+    grace_s: float = 0.0
 
 
 def converse(
@@ -135,44 +147,66 @@ def converse(
 
     Raises:
         DeviceError: past the deadline, silent for too long, or more was said than the limits allow.
-        InterruptedRunError: `interrupted` was set.
+        InterruptedRunError: `interrupted` was set, and the command did not end in its time of grace.
+        KeyboardInterrupt: Ctrl-C in this thread, with no event to set or a second time.
     """
     try:
-        return _converse(channel, clock, limits, on_line, interrupted)
+        return _Conversation(channel, clock, limits, interrupted).listen(on_line)
     finally:
         channel.stop()
 
 
-def _converse(
-    channel: Channel,
-    clock: Clock,
-    limits: Limits,
-    on_line: Callable[[bytes], object],
-    interrupted: threading.Event | None,
-) -> int:
-    start_s = heard_s = clock.now()
-    lines = _LineSplitter(limits)
-    while True:
-        now_s = clock.now()
-        if interrupted is not None and interrupted.is_set():
-            raise InterruptedRunError("stopped by the user")
-        left_s = start_s + limits.deadline_s - now_s
+class _Conversation:
+    """One command, until it ends or is given up."""
+
+    def __init__(self, channel: Channel, clock: Clock, limits: Limits, interrupted: threading.Event | None) -> None:
+        self._channel = channel
+        self._clock = clock
+        self._limits = limits
+        self._interrupted = interrupted
+        self._asked = False
+        self._heard_s = clock.now()
+        self._end_s = self._heard_s + limits.deadline_s
+
+    def listen(self, on_line: Callable[[bytes], object]) -> int:
+        lines = _LineSplitter(self._limits)
+        chunk: bytes | None = None
+        while chunk != b"":
+            chunk = self._read(self._wait_s())
+            for line in lines.feed(chunk or b""):
+                on_line(line)
+                self._heard_s = self._clock.now()
+        code = self._channel.exit_code(max(0.0, min(EXIT_S, self._end_s - self._clock.now())))
+        if code is None:
+            raise DeviceError("its program closed its output but did not end")
+        return code
+
+    def _wait_s(self) -> float:
+        """How long to wait for the next bytes; raises when there is no reason to wait any more."""
+        now_s, silence_s = self._clock.now(), self._limits.silence_s
+        if self._interrupted is not None and self._interrupted.is_set() and not self._asked:
+            self._asked = True
+            self._end_s = min(self._end_s, now_s + self._limits.grace_s)
+            self._channel.ask_to_stop()
+        left_s = self._end_s - now_s
+        if left_s <= 0 and self._asked:
+            raise InterruptedRunError(_STOPPED)
         if left_s <= 0:
-            raise DeviceError(f"no end after {limits.deadline_s:.0f} s")
-        if limits.silence_s is not None:
-            if now_s - heard_s >= limits.silence_s:
-                raise DeviceError(f"nothing was heard for {limits.silence_s:.0f} s")
-            left_s = min(left_s, heard_s + limits.silence_s - now_s)
-        chunk = channel.read(max(_LEAST_WAIT_S, min(left_s, _POLL_S)))
-        for line in lines.feed(chunk or b""):
-            on_line(line)
-            heard_s = clock.now()
-        if chunk == b"":
-            break
-    code = channel.exit_code(max(0.0, min(EXIT_S, start_s + limits.deadline_s - clock.now())))
-    if code is None:
-        raise DeviceError("its program closed its output but did not end")
-    return code
+            raise DeviceError(f"no end after {self._limits.deadline_s:.0f} s")
+        if silence_s is not None:
+            if now_s - self._heard_s >= silence_s:
+                raise DeviceError(f"nothing was heard for {silence_s:.0f} s")
+            left_s = min(left_s, self._heard_s + silence_s - now_s)
+        return max(_LEAST_WAIT_S, min(left_s, _POLL_S))
+
+    def _read(self, wait_s: float) -> bytes | None:
+        try:
+            return self._channel.read(wait_s)
+        except KeyboardInterrupt:
+            if self._interrupted is None or self._interrupted.is_set():
+                raise
+            self._interrupted.set()
+            return None
 
 
 class _LineSplitter:
@@ -198,12 +232,7 @@ class _LineSplitter:
         return ended
 
 
-def printable(text: str) -> str:
-    """Text from a device, fit for a terminal: it may send anything."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)[-_TEXT_CHARS:]
-
-
 def last_words(stderr: str) -> str:
-    """The last line of a program's complaint."""
+    """The last line of a program's complaint, fit for a terminal."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return printable(lines[-1]) if lines else ""
+    return printable(lines[-1], _TEXT_CHARS) if lines else ""

@@ -176,7 +176,7 @@ def _figures(result: BenchResult) -> list[object]:
     """All that was measured; a fake board has its own opinion of parity only."""
     return [
         result.known_board.board.cpu_model,
-        *(item.model_copy(update={"parity": None}) for item in result.artefacts),
+        *(item.model_copy(update={"parity": None, "verdict": None}) for item in result.artefacts),
     ]
 
 

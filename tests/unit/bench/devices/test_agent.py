@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from edgeaudio.bench.devices import onboard
 from edgeaudio.bench.devices.payload import runtime_archive, transfer
 from edgeaudio.bench.devices.preflight import BASE_PACKAGES, ENGINE_PACKAGES
 from edgeaudio.bench.devices.protocol import AGENT_KINDS, Message, MessageReader, check_complete
+from edgeaudio.bench.devices.transport import STOP
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.bundle.container import pack
 from tests.stream_driver import eventually
@@ -142,10 +144,32 @@ def test_an_agent_that_is_asked_to_stop_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def until_timing(process: subprocess.Popen[bytes]) -> bytes:
+    """What it says until it has begun to time."""
+    said = first_line(process)
+    while b'"stage":"timing"' not in said:
+        said += first_line(process)
+    return said
+
+
+def test_what_it_has_measured_when_it_is_told_to_stop_is_told_as_a_part(tmp_path: Path) -> None:
+    process = start(tmp_path, request(LONG))
+    said = until_timing(process)
+    time.sleep(0.5)
+    assert process.stdin is not None
+    process.stdin.write(STOP)
+    process.stdin.flush()
+    messages = messages_of(said + finish(process))
+    check_complete(messages)
+    [head] = [message.body["head"] for message in messages if message.kind == "result"]
+    assert head["incomplete"] == "stopped by the user"
+    assert sum(message.body["n_hops"] for message in messages if message.kind == "artefact") > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_its_own_deadline_ends_it(tmp_path: Path) -> None:
-    process = start(tmp_path, request(LONG), deadline_s=2)
-    error = json.loads(finish(process).splitlines()[-1])
-    assert error["body"]["message"] == "no end after 2 s"
+    process = start(tmp_path, request(LONG), deadline_s=3)
+    assert b"no end after 3 s" in finish(process)
     assert list(tmp_path.iterdir()) == []
 
 

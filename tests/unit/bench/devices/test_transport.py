@@ -12,7 +12,7 @@ import pytest
 
 from edgeaudio.bench.devices.fake import Event, FakeChannel, FakeClock
 from edgeaudio.bench.devices.process import ProcessChannel
-from edgeaudio.bench.devices.transport import InterruptedRunError, Limits, RealClock, converse, last_words, printable
+from edgeaudio.bench.devices.transport import InterruptedRunError, Limits, RealClock, converse, last_words
 from edgeaudio.errors import DeviceError, UnsupportedError
 from tests.stream_driver import eventually
 
@@ -138,8 +138,3 @@ def test_a_program_that_is_not_there_is_told() -> None:
         ProcessChannel(["no-such-program"], data=b"")
     with pytest.raises(UnsupportedError, match="cannot be started"):
         ProcessChannel(["ec\0ho"], data=b"")
-
-
-def test_what_a_device_says_cannot_drive_the_terminal() -> None:
-    assert printable("a\x1b]0;owned\x07\n\u202eb") == "a\\x1b]0;owned\\x07\\x0a\\x202eb"
-    assert len(printable("x" * 10_000)) <= 600
