@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, settings
 # Before anything imports NumPy or torch: two torch jobs that each take all cores slow each other many-fold.
 os.environ["OMP_NUM_THREADS"] = str(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 
-# A shell that runs this in the background has SIGINT ignored, and so would every process that a test sends one to.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# In the background of a shell, or under nohup, signals are ignored, and so would they be in every process of a test.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # The same examples every time: a failure that one run finds, the next one finds too.
 settings.register_profile(
