@@ -45,7 +45,7 @@ def test_every_documented_verb_exists() -> None:
     documented += ", data inspect, data synth, bundle show, bundle check, bundle build"
     documented += (
         ", bundle keygen, bundle sign, bundle verify, bundle trust add, bundle trust list, bundle trust remove"
-        ", devices list, devices probe, devices doctor"
+        ", devices list, devices probe, devices doctor, devices setup, bench calibrate"
     )
     assert {" ".join(path) for path in VERBS} == set(documented.split(", "))
 
