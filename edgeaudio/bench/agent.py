@@ -201,7 +201,7 @@ def _bench(folder: Path, request: AgentRequest, send: Send, why_stopped: Callabl
             result = result.model_copy(update={"incomplete": why_stopped()})
         send_result(result, send)
         return
-    from edgeaudio.bench.counting import count_bundle  # Its marks are of Linux alone.
+    from edgeaudio.bench.counting import count_bundle  # No part of what is timed.
 
     counted = count_bundle(bundle, request.artefacts, hops=request.counted_hops, **given)
     send("segments", {"labels": counted.labels})

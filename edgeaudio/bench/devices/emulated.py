@@ -117,7 +117,7 @@ class EmulatedDevice:
 
         Raises:
             UnsupportedError: it is not set up, or nothing can run there.
-            VerificationError: two processes made different records of the same.
+            VerificationError: two processes answered differently.
         """
         if job.threads != 1:
             raise ConfigError(f"{self.name}: instructions are counted of one thread, not of {job.threads}")
@@ -179,8 +179,7 @@ def labels_of(messages: Sequence[Message], device: str) -> list[Label]:
 
 def _check_alike(results: Sequence[BenchResult], device: str) -> None:
     """The same work must have been done in every process."""
-    for result in results[1:]:
-        for first, other in zip(results[0].artefacts, result.artefacts, strict=True):
-            for name in ("artefact", "engine", "parity"):
-                if getattr(first, name) != getattr(other, name):
-                    raise VerificationError(f"{device}: {first.artefact}: {name} differs between two processes")
+    first, *others = [[(item.artefact, item.engine, item.parity) for item in result.artefacts] for result in results]
+    for other in others:
+        if other != first:
+            raise VerificationError(f"{device}: two processes answered differently: {first} and {other}"[:600])

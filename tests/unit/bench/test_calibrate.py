@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import threading
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ import pytest
 
 from edgeaudio.bench.base import BenchJob, OnProgress
 from edgeaudio.bench.calibrate import calibrate, clock_mhz, fit, instruction_set
+from edgeaudio.bench.devices import emulated, local
 from edgeaudio.bench.devices.config import EmulatedSpec
 from edgeaudio.bench.devices.emulated import EmulatedDevice
-from edgeaudio.bench.emulation.ipc import Calibration, basis_of, keep_calibrations, read_calibrations
+from edgeaudio.bench.emulation.ipc import Calibration, basis_of, calibration_path, keep_calibrations, read_calibrations
 from edgeaudio.bench.schema import BenchResult
+from edgeaudio.cli.main import main
 from edgeaudio.errors import BenchInvalidError, ConfigError, UnsupportedError
 from tests import bench_records as records
-from tests.tiny_bundle import tiny_bundle
+from tests.tiny_bundle import tiny_bundle, tiny_bytes
 
 #: As in `records`: a Raspberry Pi 4 at its clock.
 CLOCK_MHZ = clock_mhz(records.result())
@@ -150,6 +153,25 @@ def test_another_core_and_figures_that_must_not_be_used_are_refused(on_arm: None
     assert player.scripted.calls == 0
     with pytest.raises(ConfigError, match="is emulated too"):
         calibrate(player, player, JOB)
+
+
+def test_the_verb_keeps_what_it_fits(
+    on_arm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    Path("x.eab").write_bytes(tiny_bytes("onnx-fp32"))
+    board, player = Scripted(records.result(), name="local"), Player(counted("onnx-int8", "onnx-fp32"))
+    monkeypatch.setattr(local, "open_local", lambda name, spec: board)
+    monkeypatch.setattr(emulated, "open_emulated", lambda name, spec: player)
+    arguments = ["bench", "calibrate", "x.eab", "--device", "local", "--emulated", "cortex-a72"]
+    assert main(arguments) == 0
+    assert "Raspberry Pi 4 Model B Rev 1.4" in capsys.readouterr().out
+    kept = read_calibrations(calibration_path())
+    assert [(item.engine, item.precision) for item in kept] == [("onnx", "fp32"), ("onnx", "int8")]
+    assert main([*arguments, "--out", "mine.json", "--json"]) == 0
+    assert [item["precision"] for item in json.loads(capsys.readouterr().out)] == ["fp32", "int8"]
+    assert read_calibrations(Path("mine.json")) == kept
 
 
 @pytest.mark.parametrize(
