@@ -41,11 +41,13 @@ VERBS = [path for path, command in TREE.items() if not hasattr(command, "command
 
 def test_every_documented_verb_exists() -> None:
     documented = "demo, run, label, distill, quantize, export, verify, report, tag, eval, stream, bench, list, doctor"
-    documented += ", bench compare, bench report, bench history, prune, sweep, exits, cascade, audio devices"
+    documented += (
+        ", bench compare, bench report, bench history, bench calibrate, prune, sweep, exits, cascade, audio devices"
+    )
     documented += ", data inspect, data synth, bundle show, bundle check, bundle build"
     documented += (
         ", bundle keygen, bundle sign, bundle verify, bundle trust add, bundle trust list, bundle trust remove"
-        ", devices list, devices probe, devices doctor"
+        ", devices list, devices probe, devices doctor, devices setup"
     )
     assert {" ".join(path) for path in VERBS} == set(documented.split(", "))
 
