@@ -10,6 +10,7 @@ import typer
 from edgeaudio.cli.devices import DevicesFileOption, read_devices
 from edgeaudio.cli.options import BundleFile, Json, examples
 from edgeaudio.cli.output import print_json, print_table
+from edgeaudio.cli.trust import RequiredTrust, RequireSignature, required_trust
 
 if TYPE_CHECKING:
     from edgeaudio.bench.emulation.ipc import Calibration
@@ -36,6 +37,8 @@ def calibrate(
             metavar="FILE", help="Where it is kept. Default, and what estimates read: ~/.config/edgeaudio/ipc.json."
         ),
     ] = None,
+    require_signature: RequireSignature = False,
+    trust: RequiredTrust = None,
     as_json: Json = False,
 ) -> None:
     """Fit instructions per cycle: the same artefacts timed on a board and counted on its emulated CPU.
@@ -55,7 +58,11 @@ def calibrate(
     board, player = open_devices([device, word], read_devices(file))
     assert isinstance(player, EmulatedDevice)
     options = BenchOptions(min_hops=min_hops, min_seconds=min_seconds)
-    job = BenchJob(Bundle.read(bundle), artefact or "all", options=options)
+    job = BenchJob(
+        Bundle.read(bundle, require_signature=required_trust(require_signature, trust)),
+        artefact or "all",
+        options=options,
+    )
     with device_progress([device]) as show:
         made, _, _ = run_calibration(board, player, job, on_progress=lambda *now: show(device, *now))
     path = out or calibration_path()

@@ -66,6 +66,8 @@ RUNNING = {
     "bundle check": ("bundle", "check", "x.eab"),
     "bundle build": ("bundle", "build", "x.eab"),
 }
+# Runs a bundle on a board and on an emulated processor, neither of which is here.
+ELSEWHERE = {"bench calibrate"}
 
 
 def test_a_key_signs_a_bundle_and_a_device_that_trusts_it_verifies(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,10 +113,10 @@ def test_every_verb_that_runs_a_bundle_can_require_a_signature() -> None:
         names = {parameter.name for parameter in command.params}
         if any(parameter.name == "bundle" for parameter in command.params if parameter.param_type_name == "argument"):
             found.add(" ".join(path))
-            assert ({"require_signature", "trust"} <= names) == (" ".join(path) in RUNNING), path
+            assert ({"require_signature", "trust"} <= names) == (" ".join(path) in {*RUNNING, *ELSEWHERE}), path
 
     walk(typer.main.get_command(app), ())
-    assert found == {*RUNNING, "bundle show", "bundle sign", "bundle verify"}
+    assert found == {*RUNNING, *ELSEWHERE, "bundle show", "bundle sign", "bundle verify"}
 
 
 @pytest.mark.parametrize("verb", RUNNING)
