@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from edgeaudio_export.parity import engine_for
 
 from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.compress.quiet import quiet_libraries
+from edgeaudio.runtime.engines.onnx_engine import open_session
 from edgeaudio.spec.fs import atomic_write
 from edgeaudio.teachers.mn04 import MN04Teacher
 
@@ -36,9 +36,7 @@ def mn04_runner(weights: Path) -> tuple[Callable[[], object], int]:
     example = torch.zeros(1, FRAMES, 128)
     with quiet_libraries("mn04"):
         torch.onnx.export(network, (example,), buffer, dynamo=True, external_data=False, input_names=["log_mel"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = open_session("mn04", buffer.getvalue(), threads=1)
     log_mel = np.random.default_rng(0).standard_normal((1, FRAMES, 128)).astype(np.float32)
     return lambda: session.run(None, {"log_mel": log_mel}), sum(p.numel() for p in network.parameters())
 

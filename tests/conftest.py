@@ -16,6 +16,9 @@ from hypothesis import HealthCheck, settings
 # Before anything imports NumPy or torch: two torch jobs that each take all cores slow each other many-fold.
 os.environ["OMP_NUM_THREADS"] = str(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 
+# Some tests import onnxruntime by themselves, which would report to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # In the background of a shell, or under nohup, signals are ignored, and so would they be in every process of a test.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:

@@ -144,6 +144,11 @@ class AccuracyClips:
         return found
 
     @property
+    def duration_s(self) -> float:
+        """Of all clips together."""
+        return sum(map(len, self.waveforms)) / self.sample_rate
+
+    @property
     def sha256(self) -> str:
         """Of sound, rate and labels, whoever has answered."""
         digest = hashlib.sha256(f"{self.sample_rate} {list(self.labels)}".encode())

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from edgeaudio.bench.schema import BenchOptions, BenchResult
     from edgeaudio.bundle import Bundle
 
-# Of `--clips`: enough to see that a board computes something else, few enough for the slowest.
-CLIPS = 40
-
 
 def register(app: typer.Typer) -> None:
     """Add `bench` and the verbs that read what it wrote to `app`."""
@@ -53,7 +50,8 @@ class WhereOptions:
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="local, user@host, emulated:CPU, or a name of devices.yaml. May be repeated.  [default: local]"
+            metavar="NAME",
+            help="local, user@host, emulated:CPU, or a name of devices.yaml. May be repeated.  [default: local]",
         ),
     ] = None
     devices: DevicesFileOption = None
@@ -69,15 +67,19 @@ class WhatOptions:
 
     HEADINGS: ClassVar = {"artefact": "What"}
 
-    artefact: Annotated[list[str] | None, typer.Option(help="Only this artefact, such as onnx-int8. Default: all.")] = (
-        None
-    )
+    artefact: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this artefact, such as onnx-int8. Default: all.")
+    ] = None
     form: Annotated[
-        list[str] | None, typer.Option(help="Only this form: windowed, stateful, exits or stateful-exits.")
+        list[str] | None,
+        typer.Option(metavar="FORM", help="Only this form: windowed, stateful, exits or stateful-exits."),
     ] = None
     engine: Annotated[
         str | None,
-        typer.Option(help="Only what this engine runs: onnx, litert or tensorrt (NVIDIA GPUs; not run on hardware)."),
+        typer.Option(
+            metavar="ENGINE",
+            help="Only what this engine runs: onnx, litert or tensorrt (NVIDIA GPUs; not run on hardware).",
+        ),
     ] = None
     baseline: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Time this .onnx or .tflite file too; ratios are of it.")
@@ -99,6 +101,8 @@ class MeasureOptions:
     clips: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Labelled clips: answers must be those of this machine.")
     ] = None
+    # Enough to see that a board computes something else, few enough for the slowest.
+    n_clips: Annotated[int, typer.Option(min=1, help="So many of --clips, as many of each class as can be.")] = 40
     pace: Annotated[float, typer.Option(min=0, metavar="S", help="Also run in real time, so long per artefact.")] = 0
     cold_starts: Annotated[int, typer.Option(min=0, help="Fresh processes per artefact, up to the first answer.")] = 0
     sounds: Annotated[int, typer.Option(min=0, help="Sounds in a live stream whose events are timed.")] = 0
@@ -158,7 +162,7 @@ def bench(
         process.threads,
         options,
         foreign=[ForeignModel.read(path) for path in what.baseline or ()],
-        clips=None if measure.clips is None else _answered(measure.clips, opened, what, options),
+        clips=_answered(measure, opened, what, options),
         deadline_s=where.deadline,
     )
     words = where.device or ["local"]
@@ -195,15 +199,19 @@ def bench_options(what: WhatOptions, measure: MeasureOptions, process: ProcessOp
     return BenchOptions.parse(given, source="bench options")
 
 
-def _answered(root: Path, bundle: Bundle, what: WhatOptions, options: BenchOptions) -> AccuracyClips:
-    """A fixed subset of the clips in `root`, with what this machine makes of them."""
+def _answered(
+    measure: MeasureOptions, bundle: Bundle, what: WhatOptions, options: BenchOptions
+) -> AccuracyClips | None:
+    """A fixed subset of the clips that were given, with what this machine makes of them."""
+    if measure.clips is None:
+        return None
     from edgeaudio.bench.accuracy import AccuracyClips
     from edgeaudio.bench.subjects import bundle_subjects
 
     subjects = bundle_subjects(bundle, what.engine, options.forms)
     chosen = [subject for subject in subjects if what.artefact is None or subject.name in what.artefact]
     sample_rate = bundle.manifest.frontend.sample_rate
-    return AccuracyClips.from_dataset(root, CLIPS, 0, sample_rate=sample_rate).answered(chosen)
+    return AccuracyClips.from_dataset(measure.clips, measure.n_clips, 0, sample_rate=sample_rate).answered(chosen)
 
 
 def result_paths(out: Path | None, devices: Sequence[str]) -> dict[str, Path]:

@@ -135,12 +135,15 @@ class RemoteDevice:
 
 def default_deadline_s(job: BenchJob) -> float:
     """Long enough for a slow board: it ends what hangs, not what takes its time."""
-    options = job.options
-    n_artefacts = len(_subjects(job)) + len(job.foreign)
+    options, clips = job.options, job.clips
+    subjects = _subjects(job)
+    n_artefacts = len(subjects) + len(job.foreign)
     hops = options.min_hops + options.warmup_hops
     each_s = _ARTEFACT_S + 2 * options.min_seconds + _SLOW_HOP_S * hops + 2 * options.paced_s
     each_s += options.cold_starts * _ARTEFACT_S + options.marked_sounds * 2.0
-    return _RUN_S + options.idle_s + n_artefacts * each_s
+    heard_samples = 0.0 if clips is None else clips.duration_s * job.bundle.manifest.frontend.sample_rate
+    heard_hops = sum(heard_samples / subject.hop_samples for subject in subjects)
+    return _RUN_S + options.idle_s + n_artefacts * each_s + _SLOW_HOP_S * heard_hops
 
 
 def _formats(job: BenchJob) -> set[str] | None:

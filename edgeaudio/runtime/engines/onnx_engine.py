@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgeaudio.runtime.engines.tensors import (
 PROVIDER = "CPUExecutionProvider"
 _DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 _LOG_ERRORS_ONLY = 3
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # What onnxruntime's messages say where the model is sound but this build of the library is too small or too old.
 _LACKS_AN_OPERATOR = ("NOT_IMPLEMENTED", "is not a registered function/op", "Current official support for domain")
 
@@ -119,6 +121,9 @@ class TensorRTReference(OnnxEngine):
 
 def onnxruntime_library() -> Any:
     """Microsoft's Python package. Raises UnsupportedError: it is not installed."""
+    # Since 1.31 it counts its use for its maker, by default: a device ID and a database in the home folder, a thread,
+    # and uploads. Read once, at import; who sets the variable otherwise is not overruled.
+    os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
         return importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
