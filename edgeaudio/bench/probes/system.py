@@ -67,11 +67,12 @@ def run_command(argv: Sequence[str], deadline_s: float) -> Completed | None:
     with process.stdout:
         end = time.monotonic() + deadline_s
         output, closed = _read_until(process.stdout.fileno(), end)
-    if closed:
-        # The pipe may close well before the program ends.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, end - time.monotonic()))
-    return Completed(_end(process), output)
+        if closed:
+            # The pipe may close well before the program ends.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+        # Within the pipe's life: a program that is cut must not end by itself, of a broken pipe.
+        return Completed(_end(process), output)
 
 
 def _read_until(descriptor: int, end: float) -> tuple[bytes, bool]:
