@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="append", choices=sorted(CPUS), help=f"default: {', '.join(CPU_CHOICE)}")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
-    devices = ["loopback", *(f"emulated:{cpu}" for cpu in arguments.cpu or CPU_CHOICE), "local"]
+    devices = ["loopback", "local", *(f"emulated:{cpu}" for cpu in arguments.cpu or CPU_CHOICE)]
     job = ["--clips", arguments.clips, "--n-clips", arguments.n_clips, "--pace", 10, "--cold-starts", 3, "--sounds", 5]
     job += [] if arguments.baseline is None else ["--baseline", arguments.baseline]
     arguments.out.mkdir(parents=True, exist_ok=True)
