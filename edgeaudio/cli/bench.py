@@ -167,12 +167,15 @@ def bench(
     )
     words = where.device or ["local"]
     paths = result_paths(out, words)
-    outcomes = bench_on(words, where.devices, job, keep_in=None if out is None else paths[words[0]].parent)
-    results = {outcome.device: outcome.result for outcome in outcomes if outcome.result is not None}
-    for name, result in results.items():
+
+    def keep(name: str, result: BenchResult) -> None:
         if out is not None:
             write_result(result, paths[name])
         append_history(result, paths[name] if out is not None else None)
+
+    keep_in = None if out is None else paths[words[0]].parent
+    outcomes = bench_on(words, where.devices, job, keep_in=keep_in, on_result=keep)
+    results = {outcome.device: outcome.result for outcome in outcomes if outcome.result is not None}
     _show(results, as_json=as_json, alone=len(words) == 1)
     raise_failures(outcomes)
     _refuse_invalid(results)

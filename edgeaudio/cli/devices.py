@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeaudio.bench.base import BenchJob
     from edgeaudio.bench.devices.config import DeviceSpec
     from edgeaudio.bench.devices.emulated import EmulatedDevice
-    from edgeaudio.bench.devices.many import Outcome
+    from edgeaudio.bench.devices.many import OnResult, Outcome
     from edgeaudio.bench.devices.preflight import Description, Finding
     from edgeaudio.bench.devices.remote import RemoteDevice
 
@@ -143,8 +143,15 @@ def read_devices(path: Path | None) -> Mapping[str, DeviceSpec]:
     return load_config(path, DevicesFile).devices
 
 
-def bench_on(words: Sequence[str], file: Path | None, job: BenchJob, *, keep_in: Path | None) -> list[Outcome]:
-    """Run `job` on the devices that `words` name, with a line of progress for each.
+def bench_on(
+    words: Sequence[str],
+    file: Path | None,
+    job: BenchJob,
+    *,
+    keep_in: Path | None,
+    on_result: OnResult | None = None,
+) -> list[Outcome]:
+    """Run `job` on the devices that `words` name, with a line of progress for each; see `bench_devices`.
 
     Args:
         keep_in: for what is left of runs that broke off; None is the cache folder.
@@ -156,7 +163,8 @@ def bench_on(words: Sequence[str], file: Path | None, job: BenchJob, *, keep_in:
     needs_file = file is not None or any(word != "local" for word in words)
     devices = open_devices(words, read_devices(file) if needs_file else {})
     with device_progress(words) as show:
-        return bench_devices(devices, job, keep_in=keep_in or default_keep_folder(), on_progress=show)
+        keep_in = keep_in or default_keep_folder()
+        return bench_devices(devices, job, keep_in=keep_in, on_progress=show, on_result=on_result)
 
 
 def default_keep_folder() -> Path:

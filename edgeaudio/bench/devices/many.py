@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -27,11 +27,16 @@ _WAIT_S = 1.0
 
 #: Called with (device, stage, artefact or None, done, total).
 OnDeviceProgress = Callable[[str, str, str | None, int, int], None]
+#: Called with (device, result).
+OnResult = Callable[[str, BenchResult], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one device: a result or an error; `kept` are the files of a run that broke off."""
+    """What became of one device: a result or an error; `kept` are the files of a run that broke off.
+
+    Both where the result could not be kept.
+    """
 
     device: str
     result: BenchResult | None = None
@@ -52,7 +57,12 @@ def open_devices(words: Sequence[str], devices: Mapping[str, DeviceSpec]) -> lis
 
 
 def bench_devices(
-    devices: Sequence[Device], job: BenchJob, *, keep_in: Path, on_progress: OnDeviceProgress | None = None
+    devices: Sequence[Device],
+    job: BenchJob,
+    *,
+    keep_in: Path,
+    on_progress: OnDeviceProgress | None = None,
+    on_result: OnResult | None = None,
 ) -> list[Outcome]:
     """Run `job` on every device; the outcomes are in the order of `devices`.
 
@@ -61,10 +71,11 @@ def bench_devices(
 
     Args:
         keep_in: folder for what is left of runs that broke off.
+        on_result: keeps a result as soon as its device is done, one at a time; what it raises is that device's error.
     Raises:
         KeyboardInterrupt: Ctrl-C, again while cleaning up.
     """
-    run = _Run(job, keep_in, on_progress, threading.Event())
+    run = _Run(job, keep_in, on_progress, on_result, threading.Event())
     away = sorted((device for device in devices if device.place is not None), key=lambda device: str(device.place))
     groups = [list(group) for _, group in groupby(away, key=lambda device: device.place)]
     try:
@@ -83,6 +94,7 @@ class _Run:
     job: BenchJob
     keep_in: Path
     on_progress: OnDeviceProgress | None
+    on_result: OnResult | None
     interrupted: threading.Event
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -109,11 +121,24 @@ class _Run:
     def bench_each(self, devices: Sequence[Device]) -> None:
         """One after another."""
         for device in devices:
-            outcome = self._bench(device)
+            outcome = self._kept(self._bench(device))
             if self.on_progress is not None:
                 self.on_progress(device.name, "done" if outcome.error is None else "failed", None, 1, 1)
             self.outcomes[device.name] = outcome
             self._arrived.put(None)
+
+    def _kept(self, outcome: Outcome) -> Outcome:
+        if outcome.result is None or self.on_result is None:
+            return outcome
+        try:
+            with self._turn:
+                self.on_result(outcome.device, outcome.result)
+        except Exception as error:  # the other devices still have to clean up
+            logger.debug("%s", outcome.device, exc_info=True)
+            failure = EdgeAudioError(f"{outcome.device}: the result was not kept: {error}")
+            failure.exit_code = getattr(error, "exit_code", failure.exit_code)
+            return replace(outcome, error=failure)
+        return outcome
 
     def _bench(self, device: Device) -> Outcome:
         name = device.name

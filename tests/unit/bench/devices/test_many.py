@@ -75,6 +75,38 @@ def test_one_failing_device_fails_only_itself(result: BenchResult, tmp_path: Pat
     assert {name for name, *_ in seen} == {"a", "b", "c", "d"}
 
 
+def test_a_result_is_kept_before_the_next_device_begins(result: BenchResult, tmp_path: Path) -> None:
+    """A machine that dies while the last device works has lost that one alone."""
+    order: list[str] = []
+
+    def scripted(name: str) -> Scripted:
+        def work(interrupted: threading.Event) -> BenchResult:
+            order.append(f"{name} works")
+            return result
+
+        return Scripted(name, None, work)
+
+    def keep(name: str, kept: BenchResult) -> None:
+        assert kept is result
+        order.append(f"{name} kept")
+
+    bench_devices([scripted("a"), scripted("b")], JOB, keep_in=tmp_path, on_progress=ignore, on_result=keep)
+    assert order == ["a works", "a kept", "b works", "b kept"]
+
+
+def test_a_result_that_cannot_be_kept_is_an_error_of_its_device_and_is_still_handed_on(
+    result: BenchResult, tmp_path: Path
+) -> None:
+    def keep(name: str, kept: BenchResult) -> None:
+        if name == "a":
+            raise OSError(28, "No space left on device")
+
+    devices = [Scripted("a", "a", lambda interrupted: result), Scripted("b", None, lambda interrupted: result)]
+    first, second = bench_devices(devices, JOB, keep_in=tmp_path, on_progress=ignore, on_result=keep)
+    assert (first.result, second.result, second.error) == (result, result, None)
+    assert "a: the result was not kept: [Errno 28] No space left on device" in str(first.error)
+
+
 def test_other_places_work_at_once_and_one_place_in_turns(result: BenchResult, tmp_path: Path) -> None:
     together = threading.Barrier(2)
     busy: list[str] = []
