@@ -13,9 +13,6 @@ cascade and student take turns clip by clip; of each window the median over roun
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import load_average, machine_facts, write_record
 
 from edgeaudio.audio.files import decode_file
-from edgeaudio.bench.environment import package_versions
-from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.compress.exit_calibration import ExitAnswers, calibrate_exits
 from edgeaudio.data.datasets import Dataset, load_dataset
@@ -38,7 +34,6 @@ from edgeaudio.pipeline.exit_curve import ExitLogits, clip_windows, exit_logits
 from edgeaudio.pipeline.report_stats import mcnemar_exact_p
 from edgeaudio.runtime import Cascade, Classifier
 from edgeaudio.runtime.engines.base import Float32
-from edgeaudio.spec.fs import atomic_write
 
 ENGINES = {"onnx-int8": "onnx", "tflite-int8": "litert"}
 #: Bar of early exits: at least this share of mean MACs saved, at no more than this share of clips lost.
@@ -304,8 +299,9 @@ def table(facts: dict[str, Any], bounds: list[Bound], sweeps: list[str]) -> str:
         "the cascade has right; p: McNemar, exact.",
         "",
         f"Latency: CPU of the networks alone, one thread, {n_windows:,} windows, median of {ROUNDS} rounds each, mean "
-        f"over windows; cascade and student take turns clip by clip. {facts['cpu']}; {facts['packages']}. Load average "
-        f"{facts['load_before']:.1f} before and {facts['load_after']:.1f} after. *Not run on hardware.*",
+        "over windows; cascade and student take turns clip by clip. "
+        f"{facts['cpu']}, {facts['cores']} cores; {facts['packages']}. Load average {facts['load_before']:.1f} before "
+        f"and {facts['load_after']:.1f} after: {facts['quiet']}. *Not run on hardware.*",
         "",
         f"Bar: at least {BAR_SAVED:.0%} of mean MACs saved at no more than 1 clip per 80.",
         "",
@@ -350,7 +346,7 @@ def judged(
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and write."""
-    load_before, _, _ = os.getloadavg()
+    load_before = load_average()
     dataset = load_dataset(arguments.kind, arguments.dataset)
     pairs = read_students(arguments.first, arguments.then, dataset.folds())
     macs, macs_of_then = pairs[0].macs, pairs[0].then.manifest.cost.macs_per_window
@@ -366,7 +362,6 @@ def run(arguments: argparse.Namespace) -> None:
         for row in sweep_rows(chain, pooled(number, heard, macs), macs_of_then)
     ]
     facts = {
-        "command": shlex.join(["python", *sys.argv]),
         "dataset": dataset.name,
         "macs": list(macs),
         "bundles": {
@@ -377,16 +372,9 @@ def run(arguments: argparse.Namespace) -> None:
             }
             for pair in pairs
         },
-        "cpu": f"{cpu_description()[0]}, {os.cpu_count()} cores",
-        "packages": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
-        "load_before": load_before,
-        "load_after": os.getloadavg()[0],
+        **machine_facts(load_before),
     }
-    text = table(facts, bounds, sweeps)
-    print(text)
-    record = facts | {"bounds": [asdict(bound) for bound in bounds]}
-    atomic_write(arguments.out.with_suffix(".json"), json.dumps(record, indent=1).encode() + b"\n")
-    atomic_write(arguments.out.with_suffix(".md"), text.encode())
+    write_record(arguments.out, table(facts, bounds, sweeps), facts | {"bounds": [asdict(bound) for bound in bounds]})
 
 
 def main() -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from recording import load_average, write_record
 
 from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.errors import ParityError, UnsupportedError
@@ -35,7 +35,6 @@ from edgeaudio.frontend.native.tables import native_tables
 from edgeaudio.frontend.stream import Float32
 from edgeaudio.frontend.tables import frontend_tables
 from edgeaudio.spec import FrontendSpec
-from edgeaudio.spec.fs import atomic_write
 
 SPEC = FrontendSpec()
 CHUNKS = {"10 ms": 160, "100 ms": 1600}
@@ -259,7 +258,7 @@ def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rng = np.random.default_rng(0)
     waveform = (0.1 * rng.standard_normal(int(ROUND_S * SPEC.sample_rate))).astype(np.float32)
-    load_before = os.getloadavg()[0]
+    load_before = load_average()
     same_bands = check_same_bands(waveform)
     in_python = {name: time_python(waveform, samples, arguments.rounds) for name, samples in CHUNKS.items()}
     in_c = time_c(waveform, arguments.rounds)
@@ -275,15 +274,13 @@ def main() -> None:
         "compiler": native_stream.compiler(),
         "same_bands": same_bands,
         "load_before": load_before,
-        "load_after": os.getloadavg()[0],
+        "load_after": load_average(),
         "tables": tables,
         "verdict": verdict(tables),
     }
     text = report(record, f"python benchmarks/frontend_speed.py --rounds {arguments.rounds} --out OUT")
     raw = {"python": in_python, "c": {str(chunk): found for chunk, found in in_c.items()}}
-    atomic_write(arguments.out.with_suffix(".md"), text.encode())
-    atomic_write(arguments.out.with_suffix(".json"), (json.dumps(record | {"raw_us": raw}) + "\n").encode())
-    print(text)
+    write_record(arguments.out, text, record | {"raw_us": raw})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from guest_ratios import Measurement, Result, markdown
 from numpy.typing import NDArray
+from recording import command_line, write_record
 
 from edgeaudio.bench.emulation import MIRROR, Emulator, check_spread, default_cache, install, parse_counts
 from edgeaudio.bundle import Artefact, Bundle
@@ -30,7 +30,6 @@ from edgeaudio.bundle.manifest import TensorInfo
 from edgeaudio.errors import BenchInvalidError, ConfigError, EdgeAudioError, ParityError
 from edgeaudio.runtime.engines.tensors import dequantise, quantise
 from edgeaudio.runtime.selfcheck import logit_tolerance
-from edgeaudio.spec.fs import atomic_write
 
 GUEST = Path(__file__).with_name("guest_inference.py")
 XNNPACK_LINE = "Created TensorFlow Lite XNNPACK delegate for CPU"
@@ -63,7 +62,7 @@ def main() -> int:
                 measurements.append(measurement)
                 print(f"{artefact.name} on {cpu}: {measurement.median:,} ({measurement.spread:.3%})", flush=True)
         result = Result(
-            command=shlex.join(["python", *sys.argv]),
+            command=command_line(),
             bundle=bundle.manifest.name,
             bundle_sha256=bundle.sha256,
             emulator=emulator.version,
@@ -74,7 +73,7 @@ def main() -> int:
     except EdgeAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    write(result, arguments.out)
+    write_record(arguments.out, markdown(result), result)
     return 0
 
 
@@ -230,13 +229,6 @@ def output_step(bundle: Bundle, artefact: Artefact) -> float | None:
     if last.op_type != "DequantizeLinear":
         return artefact.outputs[-1].scale
     return float(onnx.numpy_helper.to_array(constants[last.input[1]]))
-
-
-def write(result: Result, out: Path) -> None:
-    """OUT.json and OUT.md."""
-    atomic_write(out.with_name(f"{out.name}.json"), result.model_dump_json(indent=1).encode() + b"\n")
-    atomic_write(out.with_name(f"{out.name}.md"), markdown(result).encode())
-    print(f"wrote {out}.json and .md")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -33,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import load_average, machine_facts, write_record
 
 from edgeaudio.bench.candidate import Candidate, load_candidate, warm_up
-from edgeaudio.bench.environment import package_versions
 from edgeaudio.bench.foreign import ForeignModel, open_foreign
 from edgeaudio.bench.foreign_subject import ForeignSubject
-from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bench.rounds import garbage_collector, run_turn
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.bench.stats import ratio_interval
@@ -49,7 +46,6 @@ from edgeaudio.frontend.choice import choose_frontend
 from edgeaudio.runtime.engines.litert_engine import open_interpreter
 from edgeaudio.runtime.engines.onnx_engine import open_session
 from edgeaudio.runtime.selfcheck import CheckReport, check_bundle
-from edgeaudio.spec.fs import atomic_write
 
 GATE = 0.05
 #: Hops of one turn, and how many more come first and are not counted, as in the harness.
@@ -264,7 +260,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path, help="without suffix")
     arguments = parser.parse_args()
-    load_before, _, _ = os.getloadavg()
+    load_before = load_average()
     try:
         bundle = Bundle.read(arguments.bundle)
         taken = choose_frontend(bundle.manifest.frontend, OPTIONS.frontend).name
@@ -274,25 +270,9 @@ def main() -> int:
     except EdgeAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    load_after, _, _ = os.getloadavg()
-    facts = {
-        "command": shlex.join(["python", *sys.argv]),
-        "bundle_sha256": bundle.sha256,
-        "cpu": cpu_description()[0],
-        "cores": os.cpu_count() or 1,
-        "packages": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
-        "load_before": load_before,
-        "load_after": load_after,
-        # This process itself makes a load of 1.
-        "quiet": "quiet" if max(load_before, load_after) < 1.5 else "NOT quiet, other work ran on the machine",
-    }
-    text = table(rows, facts)
-    print(text)
-    if arguments.out is not None:
-        results = [asdict(one) | {"within_gate": one.agrees} for one in rows]
-        data = json.dumps(facts | {"gate": GATE, "rows": results}, indent=1).encode() + b"\n"
-        atomic_write(arguments.out.with_suffix(".json"), data)
-        atomic_write(arguments.out.with_suffix(".md"), text.encode())
+    facts = {"bundle_sha256": bundle.sha256} | machine_facts(load_before)
+    results = [asdict(one) | {"within_gate": one.agrees} for one in rows]
+    write_record(arguments.out, table(rows, facts), facts | {"gate": GATE, "rows": results})
     return 0
 
 

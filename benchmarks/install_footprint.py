@@ -10,9 +10,7 @@ interpreter takes turns with them. Writes OUT.json and OUT.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -21,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recording import command_line, write_record
+
 from edgeaudio.bundle import Bundle
-from edgeaudio.spec.fs import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("onnx", "litert")
@@ -54,10 +53,8 @@ def main() -> None:
     Bundle.read(arguments.bundle)  # A wrong path is said before minutes of installing.
     with tempfile.TemporaryDirectory(prefix="footprint-") as folder:
         found = {name: measure(Path(folder) / name, arguments.bundle, name, arguments.runs) for name in ENGINES}
-    record = {"command": shlex.join(["python", *sys.argv]), "python": sys.version.split()[0], "engines": found}
-    atomic_write(arguments.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-    atomic_write(arguments.out.with_suffix(".md"), markdown(record, arguments.bundle.name, arguments.runs).encode())
-    print(markdown(record, arguments.bundle.name, arguments.runs))
+    record = {"command": command_line(), "python": sys.version.split()[0], "engines": found}
+    write_record(arguments.out, markdown(record, arguments.bundle.name, arguments.runs), record)
 
 
 def measure(venv: Path, bundle: Path, engine: str, runs: int) -> dict[str, Any]:

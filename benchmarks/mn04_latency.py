@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from edgeaudio_export.parity import engine_for
+from recording import write_record
 
 from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.compress.quiet import quiet_libraries
 from edgeaudio.runtime.engines.onnx_engine import open_session
-from edgeaudio.spec.fs import atomic_write
 from edgeaudio.teachers.mn04 import MN04Teacher
 
 FRAMES = 100
@@ -97,10 +96,8 @@ def main() -> None:
         ),
         "",
     ]
-    atomic_write(arguments.out.with_suffix(".md"), "\n".join(lines).encode())
     record = {"latency_ms": latency_ms, "params": cost, "rounds": arguments.rounds, "cpu": cpu_description()[0]}
-    atomic_write(arguments.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-    print("\n".join(lines))
+    write_record(arguments.out, "\n".join(lines), record)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recording import write_record
+
 from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.pipeline.report_build import read_summary
 from edgeaudio.pipeline.report_stats import accuracy_interval, paired_difference_interval
 from edgeaudio.pipeline.summary import RunSummary
-from edgeaudio.spec.fs import atomic_write
 
 
 def row(name: str, per_fold: list[int], summary: RunSummary, size_bytes: int | None) -> str:
@@ -96,10 +97,7 @@ def main() -> None:
         *agreement(summary),
         "",
     ]
-    atomic_write(arguments.out.with_suffix(".md"), "\n".join(lines).encode())
-    text = summary.model_dump_json(indent=1)
-    atomic_write(arguments.out.with_suffix(".json"), text.encode() + b"\n")
-    print(f"wrote {arguments.out}.md and .json")
+    write_record(arguments.out, "\n".join(lines), summary)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,7 @@ change time on the wall.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
-import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -31,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import load_average, machine_facts, write_record
 
-from edgeaudio.bench.environment import package_versions
-from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle, with_manifest
 from edgeaudio.errors import ConfigError, EdgeAudioError, ParityError
 from edgeaudio.frontend.choice import FrontendName, choose_frontend, make_frontend
@@ -41,7 +37,6 @@ from edgeaudio.runtime import Classifier, StreamClassifier
 from edgeaudio.runtime.engines.base import Float32
 from edgeaudio.runtime.windows import Window, WindowStream
 from edgeaudio.spec import FrontendSpec, WindowSpec
-from edgeaudio.spec.fs import atomic_write
 
 BAR, STRETCH = 12.0, 20.0
 WAYS = ("rerun", "kept", "stateful")
@@ -269,7 +264,7 @@ def costs(bundle: Bundle) -> dict[str, Any]:
 def main() -> int:
     """See the module docstring."""
     arguments = parse_arguments()
-    load_before, _, _ = os.getloadavg()
+    load_before = load_average()
     try:
         bundles = [at_hop(Bundle.read(path)) for path in arguments.bundle]
         hops_ms = {1000 * bundle.manifest.window.hop_s(bundle.manifest.frontend) for bundle in bundles}
@@ -279,27 +274,14 @@ def main() -> int:
     except EdgeAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    load_after, _, _ = os.getloadavg()
     facts = {
-        "command": shlex.join(["python", *sys.argv]),
         "bundles": {bundle.manifest.name: costs(bundle) for bundle in bundles},
         "hop_ms": hops_ms.pop(),
         "clock_us": clock_us(),
-        "cpu": cpu_description()[0],
-        "cores": os.cpu_count() or 1,
-        "packages": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
-        "load_before": load_before,
-        "load_after": load_after,
-        # This process itself makes a load of 1.
-        "quiet": "quiet" if max(load_before, load_after) < 1.5 else "NOT quiet, other work ran on the machine",
+        **machine_facts(load_before),
     }
-    text = table(rows, facts)
-    print(text)
-    if arguments.out is not None:
-        results = [asdict(row) | {"ratio": row.ratio("rerun"), "ratio_kept": row.ratio("kept")} for row in rows]
-        data = json.dumps(facts | {"rows": results}, indent=1).encode() + b"\n"
-        atomic_write(arguments.out.with_suffix(".json"), data)
-        atomic_write(arguments.out.with_suffix(".md"), text.encode())
+    results = [asdict(row) | {"ratio": row.ratio("rerun"), "ratio_kept": row.ratio("kept")} for row in rows]
+    write_record(arguments.out, table(rows, facts), facts | {"rows": results})
     return 0
 
 

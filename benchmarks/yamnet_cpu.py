@@ -11,12 +11,12 @@ take turns.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from recording import write_record
 from yamnet_listeners import HOP, RATE_HZ, YAMNET, Float32, Listener, forms, yamnet
 
 from edgeaudio.audio.files import decode_file
@@ -24,7 +24,6 @@ from edgeaudio.audio.resample import resample
 from edgeaudio.bench.probes.linux import cpu_description
 from edgeaudio.bundle import Bundle
 from edgeaudio.runtime.stream import StreamClassifier
-from edgeaudio.spec.fs import atomic_write
 
 
 def listeners(path: Path, frontend: str) -> Iterator[tuple[str, Listener]]:
@@ -95,10 +94,8 @@ def main() -> None:
         ),
         "",
     ]
-    atomic_write(arguments.out.with_suffix(".md"), "\n".join(lines).encode())
     record = {"cpu_us_per_s": raw, "cpu": cpu_description()[0], "frontend": arguments.frontend}
-    atomic_write(arguments.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-    print("\n".join(lines))
+    write_record(arguments.out, "\n".join(lines), record)
 
 
 if __name__ == "__main__":

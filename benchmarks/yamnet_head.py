@@ -10,7 +10,6 @@ over its patches. How strongly the weights are held back is chosen on the traini
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +17,11 @@ import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
+from recording import write_record
 
 from edgeaudio.audio.files import decode_file
 from edgeaudio.audio.resample import resample
 from edgeaudio.data.loaders import load_esc50
-from edgeaudio.spec.fs import atomic_write
 
 PATCH, HOP, RATE_HZ = 15_600, 7_680, 16_000
 EMBEDDING = "yamnet_frames/global_average_pooling2d/Mean"
@@ -140,9 +139,7 @@ def main() -> None:
         *(f"| {name} | {' '.join(map(str, row['right_per_fold']))} | {row['right']} |" for name, row in record.items()),
         "",
     ]
-    atomic_write(arguments.out.with_suffix(".md"), "\n".join(lines).encode())
-    atomic_write(arguments.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-    print("\n".join(lines))
+    write_record(arguments.out, "\n".join(lines), record)
 
 
 if __name__ == "__main__":

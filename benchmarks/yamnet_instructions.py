@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from guest_listener import EMPTY, FRONTEND, INFERENCE, WHOLE
+from recording import command_line, write_record
 from yamnet_listeners import HOP, RATE_HZ, YAMNET, Float32, Form, forms
 
 from edgeaudio.audio.files import decode_file
@@ -28,7 +28,6 @@ from edgeaudio.audio.resample import resample
 from edgeaudio.bench.emulation import LABEL, MIRROR, Emulator, check_spread, default_cache, install, parse_counts
 from edgeaudio.bundle import Bundle
 from edgeaudio.errors import EdgeAudioError, ParityError
-from edgeaudio.spec.fs import atomic_write
 
 GUEST = Path(__file__).with_name("guest_listener.py")
 BAR = 4.0
@@ -70,12 +69,10 @@ def main() -> int:
     except EdgeAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    command = shlex.join(["python", *sys.argv])
+    command = command_line()
     record = {"label": LABEL, "command": command, "emulator": version, "counts": [asdict(count) for count in counts]}
-    atomic_write(arguments.out.with_name(f"{arguments.out.name}.json"), (json.dumps(record, indent=1) + "\n").encode())
     text = markdown(command, version, Bundle.read(arguments.bundle), counts, arguments.processes)
-    atomic_write(arguments.out.with_name(f"{arguments.out.name}.md"), text.encode())
-    print(text)
+    write_record(arguments.out, text, record)
     return 0
 
 

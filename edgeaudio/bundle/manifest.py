@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -51,6 +52,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
+
+_Item = TypeVar("_Item")
 
 
 class Artefact(ModelFile):
@@ -305,11 +308,8 @@ class Manifest(Spec):
         Raises:
             ConfigError: the bundle has none; the message lists those it has.
         """
-        for artefact in self.artefacts:
-            if (artefact.format, artefact.precision) == (format, precision):
-                return artefact
-        has = ", ".join(artefact.name for artefact in self.artefacts)
-        raise ConfigError(f"bundle {self.name!r} has no {format}-{precision} artefact; it has: {has}")
+        found = {item.name: item for item in self.artefacts}
+        return self._chosen(found, f"{format}-{precision}", "{} artefact", "none")
 
     def exit_chain(self, format: str, precision: str) -> ExitChain:
         """The stages of that format and precision.
@@ -317,12 +317,9 @@ class Manifest(Spec):
         Raises:
             ConfigError: the bundle has none; the message lists those it has.
         """
-        chains = self.exits.chains if self.exits else ()
-        for chain in chains:
-            if chain.name == f"{format}-{precision}":
-                return chain
-        has = ", ".join(chain.name for chain in chains) or "none at all; give its recipe exits, or 'edgeaudio cascade'"
-        raise ConfigError(f"bundle {self.name!r} has no early exits as {format}-{precision}; it has: {has}")
+        found = {item.name: item for item in (self.exits.chains if self.exits else ())}
+        none = "none at all; give its recipe exits, or 'edgeaudio cascade'"
+        return self._chosen(found, f"{format}-{precision}", "early exits as {}", none)
 
     def stateful_artefact(self, format: str, precision: str) -> StatefulArtefact:
         """The stateful artefact of that format and precision.
@@ -330,14 +327,9 @@ class Manifest(Spec):
         Raises:
             ConfigError: the bundle has none; the message lists those it has.
         """
-        artefacts = self.stateful.artefacts if self.stateful else ()
-        for artefact in artefacts:
-            if (artefact.format, artefact.precision) == (format, precision):
-                return artefact
-        has = (
-            ", ".join(artefact.name for artefact in artefacts) or "none; give its recipe `stateful` and build it again"
-        )
-        raise ConfigError(f"bundle {self.name!r} has no stateful {format}-{precision} artefact; it has: {has}")
+        found = {item.window_name: item for item in (self.stateful.artefacts if self.stateful else ())}
+        none = "none; give its recipe `stateful` and build it again"
+        return self._chosen(found, f"{format}-{precision}", "stateful {} artefact", none)
 
     def stateful_chain(self, format: str, precision: str) -> StatefulChain:
         """The stateful stages of that format and precision.
@@ -345,12 +337,12 @@ class Manifest(Spec):
         Raises:
             ConfigError: the bundle has none; the message lists those it has.
         """
-        chains = self.stateful.chains if self.stateful else ()
-        for chain in chains:
-            if chain.name == f"{format}-{precision}":
-                return chain
-        has = (
-            ", ".join(chain.name for chain in chains)
-            or "none; give its recipe exits and `stateful`, or join two with equal steps"
-        )
-        raise ConfigError(f"bundle {self.name!r} has no stateful stages as {format}-{precision}; it has: {has}")
+        found = {item.name: item for item in (self.stateful.chains if self.stateful else ())}
+        none = "none; give its recipe exits and `stateful`, or join two with equal steps"
+        return self._chosen(found, f"{format}-{precision}", "stateful stages as {}", none)
+
+    def _chosen(self, found: Mapping[str, _Item], wanted: str, what: str, none: str) -> _Item:
+        if wanted in found:
+            return found[wanted]
+        has = ", ".join(found) or none
+        raise ConfigError(f"bundle {self.name!r} has no {what.format(wanted)}; it has: {has}")

@@ -45,7 +45,7 @@ def test_a_bundle_without_a_stateful_form_has_no_such_field() -> None:
     assert "stateful" not in describe(tiny.tiny_bundle())
     with pytest.raises(ConfigError, match="has no stateful onnx-fp32 artefact; it has: none; give its recipe"):
         manifest.stateful_artefact("onnx", "fp32")
-    with pytest.raises(ConfigError, match="it has: onnx-fp32-stateful, "):
+    with pytest.raises(ConfigError, match="it has: onnx-fp32, "):
         tiny_stateful.stateful_bundle().manifest.stateful_artefact("tensorrt", "fp32")
 
 
