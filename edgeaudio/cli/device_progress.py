@@ -1,4 +1,4 @@
-"""One line on stderr for each device: renewed in place on a terminal, a line per stage in a log."""
+"""One line on stderr for each device: renewed in place on a terminal, a line per stage and artefact in a log."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ def device_progress(names: Sequence[str]) -> Iterator[OnDeviceProgress]:
         yield show
 
 
+# In them artefacts follow one another too fast for a log.
+_FAST = ("warm-up", "timing", "cold-start")
+
+
 class _Log:
-    """A line when a device's stage changes."""
+    """A line when a device's stage changes, or the artefact whose turn it is."""
 
     def __init__(self) -> None:
-        self._stages: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._turn = threading.Lock()
 
     def __call__(self, device: str, stage: str, artefact: str | None, done: int, total: int) -> None:
+        now = stage if artefact is None or stage in _FAST else f"{stage} {artefact}, {done + 1} of {total}"
         with self._turn:
-            if self._stages.get(device) != stage:
-                self._stages[device] = stage
-                print(f"{device}: {stage}", file=sys.stderr, flush=True)
+            if self._shown.get(device) != now:
+                self._shown[device] = now
+                print(f"{device}: {now}", file=sys.stderr, flush=True)
 
 
 @contextmanager
