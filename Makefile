@@ -54,7 +54,7 @@ test: lint ## every check: ruff, mypy, import rules, all tests
 
 # Debian or Ubuntu; root only where qemu-user is not installed yet. gcc-aarch64-linux-gnu and gcc-arm-linux-gnueabihf, where
 # they are, compile the front-end in C for the guests; without them its tests say so and are skipped.
-test-arm: setup ## the runtime on emulated ARM, 64 and 32 bit; sets QEMU and the guests up (300 MB, cached)
+test-arm: setup ## the runtime on emulated ARM, 64 and 32 bit; sets QEMU and the guests up (400 MB, cached)
 	$(BIN)/python -m edgeaudio.bench.emulation $(ARM_CPUS)
 	EDGEAUDIO_BUNDLE='$(EDGEAUDIO_BUNDLE)' $(BIN)/python -m pytest -m arm $(PYTEST_ARGS) tests/arm
 

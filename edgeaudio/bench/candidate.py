@@ -15,6 +15,7 @@ from edgeaudio.bench.schema import (
     BenchOptions,
     ColdStart,
     Energy,
+    ExitShare,
     LoadState,
     Paced,
     ParityCheck,
@@ -51,6 +52,8 @@ class Candidate:
     cold_start: ColdStart | None = None
     sound_to_event: SoundToEvent | None = None
     energy: Energy | None = None
+    #: Where hops are counted, not timed: what was answered where. Else the timer knows.
+    exits: tuple[ExitShare, ...] = ()
 
     @property
     def name(self) -> str:

@@ -20,9 +20,10 @@ from edgeaudio.bench.foreign import ForeignModel
 from edgeaudio.bench.golden_audio import LoopedAudio, hops_to_first_window
 from edgeaudio.bench.harness import chosen_subjects
 from edgeaudio.bench.hop import Stages, live_stages
+from edgeaudio.bench.record import exit_shares
 from edgeaudio.bench.rounds import garbage_collector
 from edgeaudio.bench.run import Progress, Run
-from edgeaudio.bench.schema import BenchOptions, BenchResult, Overhead
+from edgeaudio.bench.schema import BenchOptions, BenchResult, ExitShare, Overhead
 from edgeaudio.bundle import Bundle
 from edgeaudio.runtime.engines.base import Float32
 from edgeaudio.runtime.stateful import Answer, Stepper
@@ -83,7 +84,7 @@ def count_bundle(
             run.tell("counting", candidate.name, number, len(candidates))
             if candidate.loaded is not None:
                 gc.collect()
-                _count(number, candidate, run, segments, hops)
+                candidate.exits = _count(number, candidate, run, segments, hops)
             # No times: not even of what was on the way.
             candidate.load_ms = candidate.first_inference_ms = None
     run.tell("counting", None, len(candidates), len(candidates))
@@ -109,8 +110,9 @@ class HopCounter:
         self._artefact = artefact
         self._segments = segments
         self._answered = 0
-        #: Windows so far.
+        #: Windows so far, and the exits that answered them; no exits where the model has none.
         self.hop = 0
+        self.exits: list[int] = []
 
     def begin(self, stage: str) -> None:
         """From here on it is `stage` of the next window, in a stateful form of the next that has no answer yet."""
@@ -136,6 +138,8 @@ class HopCounter:
             self.begin("decision")
             stages.decide(scored)
             self.hop += 1
+            if scored.exit is not None:
+                self.exits.append(scored.exit)
         self.begin(OUTSIDE)
 
 
@@ -174,7 +178,8 @@ def _count_nothing(segments: Segments[Label]) -> None:
     segments.marking = False
 
 
-def _count(number: int, candidate: Candidate, run: Run, segments: Segments[Label], hops: int) -> None:
+def _count(number: int, candidate: Candidate, run: Run, segments: Segments[Label], hops: int) -> tuple[ExitShare, ...]:
+    """Mark hops of one artefact; returns what its exits answered meanwhile."""
     assert candidate.loaded is not None
     counter = HopCounter(number, segments)
     stages, classifier = candidate.loaded.stages, candidate.loaded.classifier
@@ -185,7 +190,9 @@ def _count(number: int, candidate: Candidate, run: Run, segments: Segments[Label
     for _ in range(hops_to_first_window(run.bundle, candidate.subject.hop_samples) + WARM_UP_HOPS):
         counter.feed(audio.next_hop(), stages)
     counter.hop = 0
+    counter.exits.clear()
     segments.marking = True
     while counter.hop < hops:
         counter.feed(audio.next_hop(), stages)
     segments.marking = False
+    return exit_shares(candidate, counter.exits)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeaudio.bench import stats
 from edgeaudio.bench.candidate import Candidate, load_state
 from edgeaudio.bench.hop import HopTimer
@@ -58,7 +61,7 @@ def artefact_result(candidate: Candidate, hop_ms: float, watch_start_s: float) -
             for start, end, n in candidate.turns
             if n
         ),
-        exits=_exit_shares(candidate, timer) if timer is not None and timed else (),
+        exits=_timed_exits(candidate, timer) if timer is not None and timed else candidate.exits,
         gpu=_gpu_time(timer.gpu_us) if timer is not None and timer.gpu_us else None,
         catch_up_share=timer.catch_up_macs / timer.macs if timer is not None and timer.macs else None,
         paced=candidate.paced,
@@ -92,13 +95,23 @@ def _gpu_time(gpu_us: Sequence[GpuTimes]) -> GpuTime:
     )
 
 
-def _exit_shares(candidate: Candidate, timer: HopTimer) -> tuple[ExitShare, ...]:
-    """One for each exit, the final one last; none without exits."""
+def exit_shares(
+    candidate: Candidate, taken: Sequence[int], inference_us: NDArray[np.float64] | None = None
+) -> tuple[ExitShare, ...]:
+    """One for each exit, the final one last; none without exits.
+
+    Args:
+        taken: the exit of each window. inference_us: `(windows,)`; None where they were not timed.
+    """
     classifier = candidate.loaded.classifier if candidate.loaded else None
-    inference_us = timer.columns_us()["inference"]
     shares = []
-    for exit in range(classifier.n_exits if classifier else 0):
-        stopped = inference_us[[taken == exit for taken in timer.exits[: len(inference_us)]]]
-        share = len(stopped) / len(inference_us)
-        shares.append(ExitShare(exit=exit, share=share, inference=stats.summarise(stopped) if len(stopped) else None))
+    for exit in range(classifier.n_exits if classifier and taken else 0):
+        here = np.array([one == exit for one in taken], bool)
+        inference = stats.summarise(inference_us[here]) if inference_us is not None and here.any() else None
+        shares.append(ExitShare(exit=exit, share=float(here.mean()), inference=inference))
     return tuple(shares)
+
+
+def _timed_exits(candidate: Candidate, timer: HopTimer) -> tuple[ExitShare, ...]:
+    inference_us = timer.columns_us()["inference"]
+    return exit_shares(candidate, timer.exits[: len(inference_us)], inference_us)

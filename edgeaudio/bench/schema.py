@@ -218,7 +218,7 @@ class Energy(Spec):
 
 
 class ExitShare(Spec):
-    """What one early exit answered while the artefact was timed."""
+    """What one early exit answered while the artefact was timed, or counted."""
 
     exit: int = Field(ge=0)
     share: float = Field(ge=0, le=1)

@@ -11,6 +11,7 @@ import pytest
 from edgeaudio.bench import rounds
 from edgeaudio.bench.board import Board, BoardRecord
 from edgeaudio.bench.candidate import Candidate
+from edgeaudio.bench.counting import count_bundle
 from edgeaudio.bench.harness import Progress, bench_bundle
 from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult, Energy
 from edgeaudio.bench.subjects import bundle_subjects
@@ -220,3 +221,11 @@ def test_a_board_is_watched_around_all_that_is_timed() -> None:
     assert result.board is not None
     assert result.board.board.model == "a board"
     assert [item.energy.per_inference_mj for item in result.artefacts if item.energy] == [7, 8, 9, 10]
+
+
+def test_counted_hops_say_where_they_were_answered() -> None:
+    counted = count_bundle(chained_bundle(), hops=4, options=BenchOptions(forms=("exits", "windowed")), run_id="r")
+    shares = {one.artefact: [exit.share for exit in one.exits] for one in counted.result.artefacts}
+    assert shares["onnx-fp32"] == []
+    assert len(shares["onnx-fp32-exits"]) == 2
+    assert sum(shares["onnx-fp32-exits"]) == 1
