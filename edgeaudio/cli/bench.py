@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,8 @@ def bench(
     from edgeaudio.bench.schema import write_result
     from edgeaudio.bundle import Bundle
 
+    words = where.device or ["local"]
+    paths = result_paths(out, words)
     options = bench_options(what, measure, process)
     opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
     job = BenchJob(
@@ -165,8 +168,6 @@ def bench(
         clips=_answered(measure, opened, what, options),
         deadline_s=where.deadline,
     )
-    words = where.device or ["local"]
-    paths = result_paths(out, words)
 
     def keep(name: str, result: BenchResult) -> None:
         if out is not None:
@@ -218,12 +219,26 @@ def _answered(
 
 
 def result_paths(out: Path | None, devices: Sequence[str]) -> dict[str, Path]:
-    """Where the result of each device goes: `out` itself, or files in it where it is a folder or there are several."""
-    from edgeaudio.bench.devices.collect import file_stem
+    """Where the result of each device goes: `out` itself, or files in it where it is a folder or there are several.
 
-    if out is None or (len(devices) == 1 and not out.is_dir()):
-        return dict.fromkeys(devices, out or Path())
-    return {device: out / f"{file_stem(device)}.json" for device in devices}
+    Raises:
+        ConfigError: nothing can be written there, which is to be known before minutes of measuring.
+    """
+    from edgeaudio.bench.devices.collect import file_stem
+    from edgeaudio.errors import ConfigError
+
+    if out is None:
+        return dict.fromkeys(devices, Path())
+    alone = len(devices) == 1 and not out.is_dir()
+    try:
+        folder = out.parent if alone else out
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        wanted = "" if alone else "; the results of several devices go into a folder"
+        raise ConfigError(f"--out {out}: nothing can be written there ({error.strerror}){wanted}") from error
+    return {device: out if alone else out / f"{file_stem(device)}.json" for device in devices}
 
 
 def _show(results: Mapping[str, BenchResult], *, as_json: bool, alone: bool) -> None:

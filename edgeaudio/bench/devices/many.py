@@ -122,10 +122,15 @@ class _Run:
         """One after another."""
         for device in devices:
             outcome = self._kept(self._bench(device))
-            if self.on_progress is not None:
-                self.on_progress(device.name, "done" if outcome.error is None else "failed", None, 1, 1)
+            self._tell(device.name, "done" if outcome.error is None else "failed", None, 1, 1)
             self.outcomes[device.name] = outcome
             self._arrived.put(None)
+
+    def _tell(self, device: str, stage: str, artefact: str | None, done: int, total: int) -> None:
+        # Where nobody reads any more, the run goes on.
+        if self.on_progress is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self.on_progress(device, stage, artefact, done, total)
 
     def _kept(self, outcome: Outcome) -> Outcome:
         if outcome.result is None or self.on_result is None:
@@ -144,11 +149,11 @@ class _Run:
         name = device.name
         if self.interrupted.is_set():
             return Outcome(name, error=InterruptedRunError(f"{name}: not begun: stopped by the user"))
-        tell = None if self.on_progress is None else partial(self.on_progress, name)
         try:
+            tell = partial(self._tell, name)
             return Outcome(name, device.bench(self.job, on_progress=tell, interrupted=self.interrupted))
         except BrokenRunError as error:
-            return Outcome(name, error=error, kept=tuple(keep_partial(error, self.keep_in)))
+            return Outcome(name, error=error, kept=self._keep_partial(error))
         except EdgeAudioError as error:
             return Outcome(name, error=error)
         except KeyboardInterrupt:
@@ -157,3 +162,10 @@ class _Run:
         except Exception as error:  # one failing board fails only itself
             logger.debug("%s", name, exc_info=True)
             return Outcome(name, error=EdgeAudioError(f"{name}: {type(error).__name__}: {error}"))
+
+    def _keep_partial(self, error: BrokenRunError) -> tuple[Path, ...]:
+        try:
+            return tuple(keep_partial(error, self.keep_in))
+        except (EdgeAudioError, OSError) as failure:
+            logger.warning("%s: what had come back was not kept: %s", error.device, failure)
+            return ()

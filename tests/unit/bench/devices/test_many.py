@@ -212,3 +212,25 @@ def test_what_is_left_of_a_lost_run_is_kept_and_marked(result: BenchResult, tmp_
 def test_each_device_comes_once() -> None:
     with pytest.raises(ConfigError, match="each device once"):
         open_devices(["pi", "pi"], {"pi": SshSpec(host="pi")})
+
+
+def test_a_lost_run_that_cannot_be_kept_is_still_an_outcome(result: BenchResult, tmp_path: Path) -> None:
+    """Its thread must not die of it: the others would be waited for with it, for ever."""
+    no_folder = tmp_path / "file"
+    no_folder.write_text("in the way")
+    at_byte = len(result.model_dump_json()) - len(result.artefacts[0].model_dump_json()) // 2
+    cut = Fault(command="agent", kind="cut", at_byte=at_byte)
+    [device] = open_devices(["pretend"], {"pretend": fake(tmp_path, result, cut)})
+    [outcome] = bench_devices([device], JOB, keep_in=no_folder)
+    assert outcome.error is not None
+    assert outcome.error.exit_code == 5
+    assert outcome.kept == ()
+
+
+def test_progress_that_nobody_reads_ends_no_run(result: BenchResult, tmp_path: Path) -> None:
+    def broken_pipe(*progress: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    devices = [Scripted("a", "a", lambda interrupted: result), Scripted("b", None, lambda interrupted: result)]
+    outcomes = bench_devices(devices, JOB, keep_in=tmp_path, on_progress=broken_pipe)
+    assert [outcome.result for outcome in outcomes] == [result, result]
