@@ -42,6 +42,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="bench")
 
 
+#: Of a bundle's artefacts.
+FORMS = ("windowed", "stateful", "exits", "stateful-exits")
+
+
 @dataclass(frozen=True)
 class WhereOptions:
     """Where to run (see `groups`)."""
@@ -119,7 +123,7 @@ class ProcessOptions:
     HEADINGS: ClassVar = {"threads": "Process"}
 
     threads: Threads = 1
-    affinity: Annotated[str, typer.Option(metavar="CORES", help="Run on these cores, such as 2,3.")] = ""
+    affinity: Annotated[str, typer.Option(metavar="CORES", help="Run on these cores, such as 2,3 or 0-1.")] = ""
     nice: Annotated[int | None, typer.Option(min=-20, max=19, help="Run with this priority; 19 is the least.")] = None
     set_performance: Annotated[
         bool, typer.Option("--set-performance", help="Hold the governor at performance, then restore it. Needs root.")
@@ -150,6 +154,7 @@ def bench(
     """
     from edgeaudio.bench.base import BenchJob
     from edgeaudio.bench.foreign import ForeignModel
+    from edgeaudio.bench.harness import chosen_subjects
     from edgeaudio.bench.history import append_history
     from edgeaudio.bench.schema import write_result
     from edgeaudio.bundle import Bundle
@@ -158,13 +163,16 @@ def bench(
     paths = result_paths(out, words)
     options = bench_options(what, measure, process)
     opened = Bundle.read(bundle, require_signature=required_trust(require_signature, trust))
+    foreign = [ForeignModel.read(path) for path in what.baseline or ()]
+    # A typo is told before any board is asked.
+    chosen_subjects(opened, what.artefact or "all", what.engine, options, foreign)
     job = BenchJob(
         opened,
         what.artefact or "all",
         what.engine,
         process.threads,
         options,
-        foreign=[ForeignModel.read(path) for path in what.baseline or ()],
+        foreign=foreign,
         clips=_answered(measure, opened, what, options),
         deadline_s=where.deadline,
     )
@@ -183,8 +191,17 @@ def bench(
 
 
 def bench_options(what: WhatOptions, measure: MeasureOptions, process: ProcessOptions) -> BenchOptions:
-    """What was given, checked."""
+    """What was given, checked.
+
+    Raises:
+        ConfigError: names the option.
+    """
     from edgeaudio.bench.schema import BenchOptions
+    from edgeaudio.errors import ConfigError, closest_match_hint
+
+    for form in what.form or ():
+        if form not in FORMS:
+            raise ConfigError(f"--form {form!r:.40} is not known. {closest_match_hint(form, FORMS)}")
 
     given = {
         "input_rate_hz": measure.input_rate,
@@ -196,11 +213,21 @@ def bench_options(what: WhatOptions, measure: MeasureOptions, process: ProcessOp
         "cold_starts": measure.cold_starts,
         "marked_sounds": measure.sounds,
         "idle_s": measure.idle,
-        "affinity": [core for core in process.affinity.split(",") if core],
+        "affinity": _cores(process.affinity),
         "nice": process.nice,
         "set_performance": process.set_performance,
     }
     return BenchOptions.parse(given, source="bench options")
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    from edgeaudio.bench.probes.linux import cpu_list
+    from edgeaudio.errors import ConfigError
+
+    cores = cpu_list(text)
+    if text and not cores:
+        raise ConfigError(f"--affinity {text!r:.40}: wanted cores, such as 2,3 or 0-1")
+    return cores
 
 
 def _answered(

@@ -82,6 +82,8 @@ for group in (recipe, sweep, data, score, exits, cascade, bundle, stream, inputs
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # A service may have closed it; whoever asks it whether it is a terminal need not care.
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         code = _invoke(given)
         sys.stdout.flush()

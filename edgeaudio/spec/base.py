@@ -26,7 +26,8 @@ def explain_validation_error(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"]) or "(whole)"
-        lines.append(f"{where}: {item['msg']} (given: {item['input']!r:.80})")
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {message} (given: {item['input']!r:.80})")
     return "; ".join(lines)
 
 

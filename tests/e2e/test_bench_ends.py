@@ -63,3 +63,10 @@ def test_where_nothing_can_be_written_is_known_before_anything_is_measured(comma
     assert done.returncode == 2
     assert "the results of several devices go into a folder" in done.stderr
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_service_that_closed_standard_error_is_no_error(command: list[str], tmp_path: Path) -> None:
+    quick = [*command[:-2], "--min-seconds", "0", "--min-hops", "20", "--artefact", "onnx-fp32", "--json"]
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *quick]
+    done = subprocess.run(closed, stdout=subprocess.PIPE, text=True, check=False)
+    assert json.loads(done.stdout)["artefacts"][0]["n_hops"] >= 20

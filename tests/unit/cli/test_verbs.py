@@ -318,10 +318,12 @@ def test_bench_takes_forms_baselines_clips_and_runs_in_real_time(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--form", "steps"], "bench options: forms.0: Input should be 'windowed', 'stateful'"),
+        (["--form", "statefull"], "--form 'statefull' is not known. Did you mean 'stateful'?"),
+        (["--form", "foreign"], "--form 'foreign' is not known."),
+        (["--artefact", "onnx-int9"], "artefacts ['onnx-int9'] of bundle 'tiny': wanted each once of"),
         (["--form", "stateful"], "has no artefact in form stateful; it has: windowed"),
-        (["--affinity", "one"], "bench options: affinity.0: Input should be a valid integer"),
-        (["--affinity", "0,4000"], "affinity (0, 4000): not all are cores of this machine"),
+        (["--affinity", "one"], "--affinity 'one': wanted cores, such as 2,3 or 0-1"),
+        (["--affinity", "0,1000-1001"], "affinity (0, 1000, 1001): not all are cores of this machine"),
         (["--baseline", "x.engine"], "'x.engine': an engine that TensorRT has built runs only on the GPU"),
         (["--baseline", "none.onnx"], "none.onnx: cannot be read: No such file or directory"),
         (["--clips", "nowhere"], "nowhere: no labelled audio"),
