@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeaudio.bench.board import BoardSample
-from edgeaudio.bench.metrics import METRICS, own_hop_ms
+from edgeaudio.bench.metrics import METRICS
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.report.page import Panel
 from edgeaudio.report.svg import INK, MUTED, SERIES, SURFACE, figure_svg, new_figure, plain_log_ticks, plot_style
@@ -18,7 +18,7 @@ from edgeaudio.report.words import plain
 
 Float64 = NDArray[np.float64]
 
-_TIMELINE_IN = (4.6, 3.7)
+_TIMELINE_IN = (9.6, 4.2)
 _PARETO_IN = (5.2, 4.0)
 #: Points per artefact on a timeline: groups of hops, so that a long run does not make a heavy page.
 _GROUPS = 120
@@ -26,6 +26,8 @@ _GROUPS = 120
 _LOG_SPAN = 8.0
 #: Names beside the points help up to here; more would cover each other.
 _MAX_NAMED = 12
+#: Of a timeline's span, before and behind it.
+_MARGIN = 0.03
 _HEAT, _CLOCK, _THROTTLED = SERIES[4], SERIES[5], SERIES[4]
 _MARKS: Final = ("o", "s", "^", "D", "v", "P")
 
@@ -44,11 +46,13 @@ def timeline_panels(result: BenchResult, prefix: str = "") -> list[Panel]:
         for axes in (above, below):
             _shade_throttling(axes, result.board.samples if result.board else ())
         _finish(above, below, timed, result)
-        figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         device = plain(result.environment.device, 40)
         label = f"Latency per hop over the run on {device}, with temperature and clock of the board"
         return [
-            Panel(figure_svg(figure, name=f"{prefix}timeline", description=label), _timeline_caption(timed, result))
+            Panel(
+                figure_svg(figure, name=f"{prefix}timeline", description=label), _timeline_caption(timed, result), True
+            )
         ]
 
 
@@ -61,6 +65,10 @@ def _finish(above: Any, below: Any, timed: Sequence[ArtefactResult], result: Ben
         above.set_ylim(bottom=0)
     above.set_title("Hops over the run")
     above.set_ylabel("ms per hop")
+    turns = [turn for item in timed for turn in item.turns]
+    if turns:  # What came later has no hops here.
+        first, last = min(turn.start_s for turn in turns), max(turn.end_s for turn in turns)
+        below.set_xlim(first - _MARGIN * (last - first), last + _MARGIN * (last - first))
     below.set_xlabel("seconds since the start of the run" if _clocked(result) else "hops, first to last")
 
 
@@ -108,12 +116,19 @@ def _total_ms(item: ArtefactResult) -> Float64:
 def _draw_hops(axes: Any, item: ArtefactResult, result: BenchResult, number: int) -> None:
     values_ms = _total_ms(item)
     times_s = _hop_times_s(item, result, len(values_ms))
-    edges = np.unique(np.linspace(0, len(values_ms), min(_GROUPS, len(values_ms)) + 1).astype(int))
-    groups = list(itertools.pairwise(edges))
+    # No group holds hops of two turns, and no line joins them: others had the processor in between.
+    turns = np.cumsum([turn.n_hops for turn in item.turns]) if len(times_s) == sum(t.n_hops for t in item.turns) else ()
+    even = np.linspace(0, len(values_ms), min(_GROUPS, len(values_ms)) + 1).astype(int)
+    groups = list(itertools.pairwise(np.unique([*even, *turns]).astype(int)))
     middle = [times_s[(start + end) // 2] for start, end in groups]
     colour, style = SERIES[number % len(SERIES)], ("-", (0, (4, 2)))[number // len(SERIES) % 2]
     medians = [float(np.median(values_ms[start:end])) for start, end in groups]
-    axes.plot(middle, medians, color=colour, linestyle=style, linewidth=1.5, label=plain(item.artefact, 28))
+    lasts = [place for place, (_, end) in enumerate(groups) if end in turns]
+    axes.plot(
+        np.insert(middle, [place + 1 for place in lasts], np.nan),
+        np.insert(medians, [place + 1 for place in lasts], np.nan),
+        color=colour, linestyle=style, linewidth=1.5, label=plain(item.artefact, 28),
+    )  # fmt: skip
     longest = [float(values_ms[start:end].max()) for start, end in groups]
     axes.plot(middle, longest, ".", color=colour, markersize=2.6, alpha=0.45)
 
@@ -149,7 +164,7 @@ def _shade_throttling(axes: Any, samples: Sequence[BoardSample]) -> None:
 
 
 def pareto_panels(results: Sequence[BenchResult]) -> list[Panel]:
-    """Accuracy against median latency, a mark per file whose area grows with its bytes, a colour per run."""
+    """Accuracy against time per second of sound, a mark per file whose area grows with its bytes, a colour per run."""
     runs = [(result, [item for item in result.artefacts if _point(item, result)]) for result in results]
     runs = [(result, items) for result, items in runs if items]
     if not runs:
@@ -158,26 +173,27 @@ def pareto_panels(results: Sequence[BenchResult]) -> list[Panel]:
     with plot_style():
         figure = new_figure(*_PARETO_IN)
         axes = figure.subplots()
+        named: set[str] = set()
         for number, (result, items) in enumerate(runs):
-            _draw_run(axes, result, items, number, largest)
-        latencies_ms = [point[0] for result, items in runs for item in items if (point := _point(item, result))]
-        _finish_pareto(axes, max(latencies_ms) / min(latencies_ms))
+            _draw_run(axes, result, items, number, largest, named)
+        times_ms = [point[0] for result, items in runs for item in items if (point := _point(item, result))]
+        _finish_pareto(axes, max(times_ms) / min(times_ms))
         if len(runs) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         n = sum(len(items) for _, items in runs)
-        label = f"Accuracy against median latency of {n} files, sized by their bytes"
+        label = f"Accuracy against processing time of {n} files, sized by their bytes"
         caption = (
-            "Filled and named: no other file of that run is as good in accuracy, latency and bytes and better in one. "
+            "Filled and named: no other file of that run is as good in accuracy, time and bytes and better in one. "
+            "Time is the median per hop over what the hop lasts: some answer more often than others. "
             f"Areas grow with bytes, up to {largest / 1024:.0f} KiB. Bars are 95 % Wilson intervals of accuracy."
         )
-        if any(own_hop_ms(item, result) is not None for result, items in runs for item in items):
-            caption += " Some answer more often than others, and do less each time."
         return [Panel(figure_svg(figure, name="pareto", description=label), caption)]
 
 
 def _point(item: ArtefactResult, result: BenchResult) -> tuple[float, float] | None:
-    latency, accuracy = (METRICS[name].read(item, result).value for name in ("latency_ms_p50", "accuracy"))
-    return None if latency is None or accuracy is None or latency <= 0 else (latency, accuracy)
+    """Milliseconds per second of sound, and the share of clips right."""
+    rtf, accuracy = (METRICS[name].read(item, result).value for name in ("rtf_p50", "accuracy"))
+    return None if rtf is None or accuracy is None or rtf <= 0 else (1e3 * rtf, accuracy)
 
 
 def pareto_front(items: Sequence[ArtefactResult], result: BenchResult) -> list[ArtefactResult]:
@@ -194,20 +210,28 @@ def pareto_front(items: Sequence[ArtefactResult], result: BenchResult) -> list[A
     ]
 
 
-def _draw_run(axes: Any, result: BenchResult, items: Sequence[ArtefactResult], number: int, largest_bytes: int) -> None:
+def _draw_run(
+    axes: Any,
+    result: BenchResult,
+    items: Sequence[ArtefactResult],
+    number: int,
+    largest_bytes: int,
+    named: set[str],
+) -> None:
     colour, mark = SERIES[number % len(SERIES)], _MARKS[number // len(SERIES) % len(_MARKS)]
     front = pareto_front(items, result)
     for item in items:
-        latency_ms, accuracy = _point(item, result) or (0.0, 0.0)
+        time_ms, accuracy = _point(item, result) or (0.0, 0.0)
         low, high = METRICS["accuracy"].read(item, result).interval or (accuracy, accuracy)
-        axes.plot([latency_ms] * 2, [100 * low, 100 * high], color=colour, linewidth=1, alpha=0.4)
+        axes.plot([time_ms] * 2, [100 * low, 100 * high], color=colour, linewidth=1, alpha=0.4)
         on_front = item in front
         area = 22 + 150 * item.size_bytes / max(largest_bytes, 1)
         face = colour if on_front else SURFACE
-        axes.scatter(latency_ms, 100 * accuracy, s=area, marker=mark, facecolors=face, edgecolors=colour, zorder=3)
-        if on_front and len(front) <= _MAX_NAMED:
+        axes.scatter(time_ms, 100 * accuracy, s=area, marker=mark, facecolors=face, edgecolors=colour, zorder=3)
+        if on_front and len(front) <= _MAX_NAMED and item.artefact not in named:
+            named.add(item.artefact)
             axes.annotate(
-                plain(item.artefact, 28), (latency_ms, 100 * accuracy), xytext=(6, 6), textcoords="offset points",
+                plain(item.artefact, 28), (time_ms, 100 * accuracy), xytext=(6, 6), textcoords="offset points",
                 color=INK, fontsize=8.5,
             )  # fmt: skip
     axes.plot([], [], mark, color=colour, label=plain(result.environment.device, 28))
@@ -218,5 +242,5 @@ def _finish_pareto(axes: Any, span: float) -> None:
     axes.margins(x=0.22, y=0.12)
     plain_log_ticks(axes.xaxis, span)
     axes.set_title("Accuracy, latency and size")
-    axes.set_xlabel("median processing time per hop (ms)")
+    axes.set_xlabel("processing time per second of sound (ms)")
     axes.set_ylabel("clips right (%)")

@@ -11,7 +11,6 @@ from edgeaudio.bench.metrics import METRICS, own_hop_ms, share_interval
 from edgeaudio.bench.schema import (
     ArtefactResult,
     BenchResult,
-    InstructionEstimate,
     Reason,
     StageName,
     StageResult,
@@ -65,6 +64,7 @@ class RunView:
     ratios: tuple[tuple[str, ...], ...]
     exits: tuple[tuple[str, tuple[tuple[int, float, str], ...], str], ...]
     energy: tuple[tuple[str, ...], ...]
+    estimates: tuple[tuple[str, ...], ...]
     states: tuple[tuple[str, ...], ...]
     facts: tuple[tuple[str, str], ...]
     not_measured: tuple[str, ...]
@@ -80,7 +80,6 @@ class BenchView:
     measured: tuple[RunView, ...]
     estimated: tuple[RunView, ...]
     matrix: tuple[tuple[str, tuple[Cell, ...]], ...]
-    estimates: tuple[tuple[str, ...], ...]
     invalid: tuple[str, ...] = field(default=())
 
     @property
@@ -103,7 +102,6 @@ def bench_view(results: Sequence[BenchResult]) -> BenchView:
         measured=tuple(view for view, _ in measured),
         estimated=tuple(view for view, result in runs if result.kind == "estimated"),
         matrix=_matrix([result for _, result in measured]),
-        estimates=tuple(row for view, result in runs for row in _estimates(view.name, result)),
         invalid=tuple(view.name for view, result in runs if result.verdict.level == "invalid"),
     )
 
@@ -146,6 +144,7 @@ def _run_view(result: BenchResult, id: str, name: str) -> RunView:
         ratios=tuple(_ratios(result)),
         exits=tuple(_exits(item) for item in items if item.exits),
         energy=tuple(row for item in items if (row := _energy(item))),
+        estimates=tuple(row for item in items if (row := _estimate(item))),
         states=tuple(states(result)),
         facts=tuple(facts(result)),
         not_measured=tuple(plain(text, 400) for text in not_measured(result)),
@@ -307,25 +306,22 @@ def _cell(name: str, result: BenchResult) -> Cell:
     return Cell(p50=p50, interval=interval, p95=p95, every=every, verdict=item.verdict.level)
 
 
-def _estimates(name: str, result: BenchResult) -> list[tuple[str, ...]]:
-    return [
-        (plain(item.artefact), f"{name}: {plain(item.estimate.cpu, 40)}", *_estimate(item.estimate), item.verdict.level)
-        for item in result.artefacts
-        if item.estimate is not None
-    ]
-
-
-def _estimate(estimate: InstructionEstimate) -> tuple[str, ...]:
-    stages = " · ".join(f"{plain(stage, 20)} {count(n)}" for stage, n in estimate.instructions_per_stage.items())
-    ipc = f"{estimate.ipc[0]:g} – {estimate.ipc[1]:g}"
+def _estimate(item: ArtefactResult) -> tuple[str, ...]:
+    estimate = item.estimate
+    if estimate is None:
+        return ()
+    others = {stage: n for stage, n in estimate.instructions_per_stage.items() if stage != "inference"}
+    stages = " · ".join(f"{plain(stage, 20)} {count(n)}" for stage, n in others.items())
     basis = f"measured on {plain(estimate.calibrated_on, 40)}" if estimate.calibrated_on else "assumed"
     return (
+        plain(item.artefact),
         f"{estimate.instructions_per_inference:,}",
         stages or _NONE,
         f"{estimate.spread_share:.3%} of {estimate.n_counts}",
-        f"{ipc}, {basis}",
-        f"{estimate.clock_mhz:g} MHz",
+        f"{estimate.ipc[0]:g} – {estimate.ipc[1]:g}",
+        f"{basis}, {estimate.clock_mhz:g} MHz",
         f"{estimate.latency_ms[0]:.3g} – {estimate.latency_ms[1]:.3g} ms",
+        item.verdict.level,
     )
 
 

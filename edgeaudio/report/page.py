@@ -21,10 +21,11 @@ _HERE = resources.files("edgeaudio.report")
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure: trusted SVG made here, and its caption as plain text."""
+    """One figure: trusted SVG made here, and its caption as plain text. `wide`: as wide as the page."""
 
     svg: str
     caption: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,4 @@ def shown(panels: Iterable[Panel]) -> list[dict[str, Any]]:
     """Figures for a template: their SVG is ours and goes in as it is."""
     from markupsafe import Markup
 
-    return [{"svg": Markup(panel.svg), "caption": panel.caption} for panel in panels]
+    return [{"svg": Markup(panel.svg), "caption": panel.caption, "wide": panel.wide} for panel in panels]
