@@ -345,7 +345,7 @@ def _tiles(results: Sequence[BenchResult]) -> tuple[Tile, ...]:
     all_items = [item for result in results for item in result.artefacts]
     n_valid = sum(item.verdict.level == "valid" for item in all_items)
     why = "" if n_valid == len(all_items) else "the others say why not"
-    tiles = [Tile(f"{n_valid} of {len(all_items)}", "artefacts valid", why)] if all_items else []
+    tiles = [Tile(f"{n_valid} of {len(all_items)}", "measured artefacts valid", why)] if all_items else []
     for name, label in (("latency_ms_p50", "median per hop"), ("sound_to_event_ms_p50", "sound to event, median")):
         values = [(METRICS[name].read(item, result).value, item, result) for item, result in usable]
         known = [(value, item, result) for value, item, result in values if value is not None]

@@ -179,7 +179,7 @@ def test_invalid_runs_are_announced_and_are_no_headline(full: str) -> None:
     assert headings(spoilt, records.result())[0] == "These figures must not be used"
     assert "These figures must not be used" not in full
     tiles = {tile.label: tile.value for tile in bench_view([spoilt]).tiles}
-    assert tiles == {"artefacts valid": "0 of 1"}
+    assert tiles == {"measured artefacts valid": "0 of 1"}
 
 
 def test_a_run_of_nothing_is_still_a_page() -> None:
