@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from edgeaudio.bench.base import BenchJob, Device, OnProgress
+from edgeaudio.bench.compare import invalid_reasons
 from edgeaudio.bench.devices.emulated import EmulatedDevice
 from edgeaudio.bench.devices.remote import RemoteDevice
 from edgeaudio.bench.emulation.counts import spread
@@ -146,8 +147,7 @@ def _require_core(measured: BenchResult, cpu: Cpu) -> None:
 
 
 def _require_usable(result: BenchResult) -> None:
-    if result.verdict.level == "invalid":
-        reasons = "; ".join(reason.message for reason in result.verdict.reasons if reason.level == "invalid")
+    if reasons := invalid_reasons(result):
         raise BenchInvalidError(
             f"{result.environment.device}: cannot calibrate on figures that must not be used: {reasons}"
         )
