@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from edgeaudio.bench.board import BoardSample, Phase
+from edgeaudio.bench.metrics import refusals
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.report.words import kib, plain
 
@@ -70,16 +71,6 @@ def _silent_board(result: BenchResult) -> Iterator[str]:
         yield "The clock: this system does not tell it."
     if not any(sample.temperatures_c for sample in samples):
         yield "The temperature: this system does not tell it."
-
-
-def refusals(item: ArtefactResult) -> list[str]:
-    """Why a percentile of the whole hop is not given."""
-    total = item.stage("total")
-    if total is None or total.summary is None:
-        return []
-    summary = total.summary
-    percentiles = (summary.p50, summary.p90, summary.p95, summary.p99)
-    return [percentile.reason for percentile in percentiles if percentile.reason]
 
 
 def facts(result: BenchResult) -> list[tuple[str, str]]:
