@@ -171,7 +171,7 @@ def pareto_panels(results: Sequence[BenchResult]) -> list[Panel]:
             f"Areas grow with bytes, up to {largest / 1024:.0f} KiB. Bars are 95 % Wilson intervals of accuracy."
         )
         if any(own_hop_ms(item, result) is not None for result, items in runs for item in items):
-            caption += " Some answer more often than others, and do less each time."
+            caption += " Some answer more often than others, and do less each time: those are held against their like."
         return [Panel(figure_svg(figure, name="pareto", description=label), caption)]
 
 
@@ -181,16 +181,19 @@ def _point(item: ArtefactResult, result: BenchResult) -> tuple[float, float] | N
 
 
 def pareto_front(items: Sequence[ArtefactResult], result: BenchResult) -> list[ArtefactResult]:
-    """Those that no other one of them beats: at least as good in all three, and better in one."""
+    """Those that no other one that answers as often beats: at least as good in all three, and better in one."""
     costs = {}
     for index, item in enumerate(items):
         point = _point(item, result)
         if point is not None:
-            costs[index] = (point[0], -point[1], item.size_bytes)
+            costs[index] = (own_hop_ms(item, result), (point[0], -point[1], item.size_bytes))
     return [
         items[index]
-        for index, own in costs.items()
-        if not any(other != own and all(o <= m for o, m in zip(other, own, strict=True)) for other in costs.values())
+        for index, (hop_ms, own) in costs.items()
+        if not any(
+            its_hop_ms == hop_ms and other != own and all(o <= m for o, m in zip(other, own, strict=True))
+            for its_hop_ms, other in costs.values()
+        )
     ]
 
 
