@@ -67,6 +67,12 @@ def stages(scale: float = 1.0, n: int = 600, *, seed: int = 0) -> tuple[StageRes
     return (absent, *(stage(name, values) for name, values in columns.items()), stage("total", total))
 
 
+def drifting(share: float, n: int = 600) -> tuple[StageResult, ...]:
+    """`stages`, but the last third of the whole hop differs by `share` from the first."""
+    early, late = [10_000] * (n // 2), [round(10_000 * (1 + share))] * (n - n // 2)
+    return (*stages()[:-1], stage("total", (*early, *late)))
+
+
 def artefact(
     name: str = "onnx-int8", *, scale: float = 1.0, n: int = 600, seed: int = 0, **changes: Any
 ) -> ArtefactResult:
@@ -246,7 +252,7 @@ def planted() -> dict[str, BenchResult]:
     slow = board(sample(0, "before"), sample(3, throttled_now=("throttled",)))
     crowded = LoadState(cpu_share=0.98, other_busy_cores=1.5, involuntary_switches=9)
     pushed_off = LoadState(cpu_share=0.4, other_busy_cores=0.1, involuntary_switches=400)
-    drifting = stage("total", tuple(int(value) for value in np.linspace(600, 900, 600)))
+    unheard = SoundToEvent(n_sounds=20, n_heard=0, detail="golden vector 2 every 3 s; 20 of them make an event")
     spread = estimated().artefacts[0].estimate
     assert spread is not None
     return {
@@ -262,11 +268,13 @@ def planted() -> dict[str, BenchResult]:
             artefact(), board=board(sample(2.5), sample(3.5, frequencies_mhz=(1000.0, 600.0, 600.0, 600.0))), **one
         ),
         "temperature": result(artefact(), board=board(sample(3, temperatures_c={"cpu-thermal": 82.0})), **one),
-        "drift": result(artefact(stages=(*stages()[:-1], drifting), drift_share=None), **one),
+        "drift": result(artefact(stages=drifting(0.5), drift_share=0.0), **one),
         "other-load": result(artefact(load=crowded), **one),
         "off-cpu": result(artefact(load=pushed_off), **one),
         "overhead": result(artefact(), overhead=Overhead(p50_us=9.0, max_us=40.0, n_hops=2_000), **one),
         "deadline": result(artefact(paced=paced(misses=9)), **one),
+        "unheard": result(artefact(sound_to_event=unheard), **one),
+        "unwatched": result(artefact(), board=None, **one),
         "spread": estimated(
             artefacts=(
                 estimated().artefacts[0].model_copy(

@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from edgeaudio.bench.base import BenchJob, Device, OnProgress
-from edgeaudio.bench.board import BoardRecord
+from edgeaudio.bench.compare import invalid_reasons
 from edgeaudio.bench.devices.emulated import EmulatedDevice
 from edgeaudio.bench.devices.remote import RemoteDevice
 from edgeaudio.bench.emulation.counts import spread
 from edgeaudio.bench.emulation.ipc import Calibration
 from edgeaudio.bench.emulation.targets import Cpu
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
+from edgeaudio.bench.verdict import fastest_mhz
 from edgeaudio.errors import BenchInvalidError, ConfigError, UnsupportedError
 
 #: Names of an ARM core in /proc/cpuinfo's words begin so, where they are known.
@@ -90,13 +91,8 @@ def clock_mhz(measured: BenchResult) -> float:
     Raises:
         UnsupportedError: the board does not tell it.
     """
-    board: BoardRecord = measured.known_board
-    usable = measured.options.affinity
-    clocks = []
-    for sample in board.of("during"):
-        cores = [mhz for core, mhz in enumerate(sample.frequencies_mhz) if not usable or core in usable]
-        if cores:
-            clocks.append(max(cores))
+    told = (fastest_mhz(sample, measured) for sample in measured.known_board.of("during"))
+    clocks = [mhz for mhz in told if mhz is not None]
     if not clocks:
         raise UnsupportedError(f"{measured.environment.device} does not tell its clock, so no IPC can be fitted")
     return statistics.median(clocks)
@@ -151,8 +147,7 @@ def _require_core(measured: BenchResult, cpu: Cpu) -> None:
 
 
 def _require_usable(result: BenchResult) -> None:
-    if result.verdict.level == "invalid":
-        reasons = "; ".join(reason.message for reason in result.verdict.reasons if reason.level == "invalid")
+    if reasons := invalid_reasons(result):
         raise BenchInvalidError(
             f"{result.environment.device}: cannot calibrate on figures that must not be used: {reasons}"
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from edgeaudio.bench.metrics import METRICS, Figure
 from edgeaudio.bench.rules import Rule, relative_change
-from edgeaudio.bench.schema import ArtefactResult, BenchResult
+from edgeaudio.bench.schema import ArtefactResult, BenchResult, SoundToEvent
 from edgeaudio.errors import BenchInvalidError, ConfigError
 
 #: `apart`, `within noise`: by their 95 % intervals. `exact`: what does not scatter. `unknown`: it has no interval.
@@ -28,7 +28,30 @@ _LIKENESS: Final[dict[str, Callable[[BenchResult], object]]] = {
     "front-end": lambda result: " and ".join(
         sorted({item.engine_info.get("frontend", "unknown") for item in result.artefacts if item.engine_info})
     ),
+    "cores": lambda result: _timed(result, " ".join(map(str, result.environment.affinity or result.options.affinity))),
+    "priority": lambda result: _timed(result, result.environment.nice),
+    "garbage collection": lambda result: _timed(result, "on" if result.options.gc_enabled else "off"),
+    "governors": lambda result: _timed(result, "held at performance" if result.options.set_performance else "as found"),
 }
+#: The same of an artefact in both runs; None: it has no such figure, so there is nothing to hold against another.
+_ARTEFACT_LIKENESS: Final[dict[str, Callable[[ArtefactResult, BenchResult], object]]] = {
+    # Of a bundle the digest of the bundle says it, and another one is often what a comparison is about.
+    "file": lambda item, result: item.sha256[:12] if item.form == "foreign" else None,
+    "hop": lambda item, result: f"{item.hop_ms or result.hop_ms:g} ms",
+    "clips": lambda item, result: item.accuracy.clips_sha256[:12] if item.accuracy else None,
+    "deadline": lambda item, result: f"{item.paced.deadline_ms:g} ms" if item.paced else None,
+    "sounds": lambda item, result: _sounds(item.sound_to_event) if item.sound_to_event else None,
+}
+
+
+def _timed(result: BenchResult, value: object) -> object:
+    """Counts of instructions do not depend on it."""
+    return value if result.kind == "measured" else None
+
+
+def _sounds(sound: SoundToEvent) -> str:
+    # How many of them make an event depends on the model, which may be what changed.
+    return f"{sound.n_sounds} {sound.detail.partition(';')[0]}"
 
 
 @dataclass(frozen=True)
@@ -89,16 +112,38 @@ def refuse_invalid(result: BenchResult, source: Path | str) -> None:
     Raises:
         BenchInvalidError: the verdict on `result` is invalid; gives the reasons.
     """
-    verdict = result.verdict
-    if verdict.level == "invalid":
-        reasons = "; ".join(reason.message for reason in verdict.reasons if reason.level == "invalid")
+    if reasons := invalid_reasons(result):
         raise BenchInvalidError(f"{source}: these figures must not be used: {reasons}. Say --allow-invalid to do it.")
 
 
+def invalid_reasons(result: BenchResult) -> str:
+    """Why its figures must not be used, in one line; empty where they may be."""
+    return "; ".join(reason.message for reason in result.verdict.reasons if reason.level == "invalid")
+
+
 def differences(before: BenchResult, after: BenchResult) -> tuple[str, ...]:
-    """In what two runs differ besides their figures, one phrase each."""
-    pairs = ((name, read(before), read(after)) for name, read in _LIKENESS.items())
-    return tuple(f"{name} {first} and {second}" for name, first, second in pairs if first != second)
+    """In what two runs, or artefacts that both have, differ besides their figures, one phrase each."""
+    pairs = [(name, read(before), read(after)) for name, read in _LIKENESS.items()]
+    found = [f"{name} {first} and {second}" for name, first, second in pairs if first != second]
+    return (*found, *_artefact_differences(before, after, {name for name, first, second in pairs if first != second}))
+
+
+def _artefact_differences(before: BenchResult, after: BenchResult, known: set[str]) -> Iterator[str]:
+    """What several artefacts have in common is said once, and what the runs are `known` to differ in not again."""
+    seconds = _by_name(after)
+    pairs = [(item, seconds[key]) for key, item in _by_name(before).items() if key in seconds]
+    for name, read in _ARTEFACT_LIKENESS.items():
+        unlike: dict[tuple[object, object], list[str]] = {}
+        for first, second in pairs:
+            values = read(first, before), read(second, after)
+            if None not in values and values[0] != values[1]:
+                unlike.setdefault(values, []).append(first.artefact)
+        for values, artefacts in unlike.items() if name not in known else ():
+            yield f"{name} {values[0]} and {values[1]} of {', '.join(artefacts)}"
+
+
+def _by_name(result: BenchResult) -> dict[tuple[str, str], ArtefactResult]:
+    return {(item.artefact, item.engine): item for item in result.artefacts}
 
 
 def compare(
@@ -107,14 +152,13 @@ def compare(
     """Hold `after` against `before`, artefact by artefact of the same name and engine.
 
     Raises:
-        ConfigError: they are unlike (other bundle, device, threads) and `allow_different` is off, they have no
+        ConfigError: they are unlike (other bundle, device, clips, options) and `allow_different` is off, they have no
             artefact in common, or a rule names one that they do not have.
     """
     unlike = differences(before, after)
     if unlike and not allow_different:
         raise ConfigError(f"these runs differ in {'; '.join(unlike)}. Say --allow-different to compare them.")
-    firsts = {(item.artefact, item.engine): item for item in before.artefacts}
-    seconds = {(item.artefact, item.engine): item for item in after.artefacts}
+    firsts, seconds = _by_name(before), _by_name(after)
     both = [key for key in firsts if key in seconds]
     if not both:
         raise ConfigError(f"these runs have no artefact in common: {_names(firsts)} against {_names(seconds)}")

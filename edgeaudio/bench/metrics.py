@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from edgeaudio.bench.schema import ArtefactResult, BenchResult, Percentile, StageName, StageResult, Summary
+from edgeaudio.bench.schema import ArtefactResult, BenchResult, Percentile, Ratio, StageName, StageResult, Summary
 from edgeaudio.bench.stats import CONFIDENCE
 from edgeaudio.errors import ConfigError, closest_match_hint
 
@@ -53,6 +53,31 @@ def metric(name: str) -> Metric:
 def own_hop_ms(item: ArtefactResult, result: BenchResult) -> float | None:
     """Its hop where that is not the run's: it answers more often, so its times per hop do not compare with others."""
     return None if item.hop_ms in (None, result.hop_ms) else item.hop_ms
+
+
+def fair_ratios(result: BenchResult) -> Iterator[Ratio]:
+    """The ratios of `result`, per second of sound where hops differ: older records have them per hop even there."""
+    hops_ms = {item.artefact: item.hop_ms or result.hop_ms for item in result.artefacts}
+    for ratio in result.ratios:
+        hop_ms, baseline_ms = (hops_ms.get(name, result.hop_ms) for name in (ratio.artefact, ratio.baseline))
+        yield ratio_by_hops(ratio, hop_ms, baseline_ms)
+
+
+def ratio_by_hops(ratio: Ratio, hop: float, baseline_hop: float) -> Ratio:
+    """`ratio`, per second of sound where the hops, of one unit, are not as long: the shorter one comes more often."""
+    if ratio.per != "hop" or hop == baseline_hop or min(hop, baseline_hop) <= 0:
+        return ratio
+    more, bounds = baseline_hop / hop, ratio.interval
+    interval = (bounds[0] * more, bounds[1] * more) if bounds else None
+    return ratio.model_copy(update={"value": ratio.value * more, "interval": interval, "per": "second"})
+
+
+def refusals(item: ArtefactResult) -> list[str]:
+    """Why a percentile of the whole hop that tables have is not there."""
+    total = item.stage("total")
+    summary = total.summary if total else None
+    percentiles = (summary.p50, summary.p95, summary.p99) if summary else ()
+    return [percentile.reason for percentile in percentiles if percentile.reason]
 
 
 def share_interval(n_right: int, n: int) -> Interval:
@@ -151,7 +176,9 @@ def _all_metrics() -> Iterator[Metric]:
     yield from _times("frontend", "log-mel per hop", lambda item: _in(item.stages, "frontend"))
     yield from _times("inference", "model per hop", lambda item: _in(item.stages, "inference"))
     yield from _times("decision", "decision per hop", lambda item: _in(item.stages, "decision"))
-    yield from _times("paced_latency", "processing time per hop at real-time pace", lambda item: _paced(item, "total"))
+    yield from _times(
+        "paced_latency", "last sample of a hop to its answer at real-time pace", lambda item: _paced(item, "total")
+    )
     yield from _times("paced_wait", "how late a paced hop was taken up", lambda item: _paced(item, "wait"))
     yield Metric("paced_miss_share", "paced hops that missed the deadline", _miss_share)
     yield from _times(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgeaudio.bench.candidate import Candidate
+from edgeaudio.bench.metrics import ratio_by_hops
 from edgeaudio.bench.schema import Ratio, StageName
 from edgeaudio.bench.stats import ratio_interval
 from edgeaudio.bench.subjects import BundleSubject
@@ -42,10 +43,11 @@ def _ratio(own: Candidate, other: Candidate | None, stage: StageName) -> Ratio |
     below = float(np.median(baseline))
     if not below > 0:
         return None
-    return Ratio(
+    ratio = Ratio(
         artefact=own.name,
         baseline=other.name,
         stage=stage,
         value=float(np.median(values)) / below,
         interval=ratio_interval(values, baseline),
     )
+    return ratio_by_hops(ratio, own.subject.hop_samples, other.subject.hop_samples)

@@ -155,7 +155,7 @@ class Turn(Spec):
 class Paced(Spec):
     """The same hops at the rate of real time: between them the machine rests, and caches and clock cool down.
 
-    `wait` in `stages` is how late a hop was taken up after its last sample was there.
+    `wait` in `stages` is how late a hop was taken up after its last sample was there, and part of `total`.
     """
 
     n_hops: int = Field(ge=1)
@@ -246,12 +246,13 @@ class InstructionEstimate(Spec):
 class Ratio(Spec):
     """Median of one artefact's stage over that of another, timed in turns; the interval is 95 % by bootstrap.
 
-    Per hop, whatever the hops: an artefact that answers more often has more of them.
+    Per hop where their hops are as long, else per second of sound: who answers more often has more of them.
     """
 
     artefact: str
     baseline: str
     stage: StageName
+    per: Literal["hop", "second"] = Field("hop", description="in older records of hops, also where they differ")
     value: float
     interval: tuple[float, float] | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from edgeaudio.bench.board import BoardSample
-from edgeaudio.bench.metrics import own_hop_ms
+from edgeaudio.bench.metrics import fair_ratios, own_hop_ms, refusals
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, InstructionEstimate, Percentile, StageName, Summary
 from edgeaudio.spec.text import printable
 
@@ -202,7 +202,7 @@ def _foot(result: BenchResult, width: int) -> str:
     lines += [f"{item.artefact} not run: {item.reason}" for item in result.not_run]
     notes = ((item.artefact, item.engine_info.get("note")) for item in result.artefacts)
     lines += [f"{artefact}: {note}." for artefact, note in notes if note]
-    lines += [f"{item.artefact}: {text}" for item in result.artefacts for text in _refusals(item)]
+    lines += [f"{item.artefact}: {text}" for item in result.artefacts for text in refusals(item)]
     for item in result.artefacts:
         reasons = "; ".join(reason.message for reason in item.verdict.reasons)
         lines += [f"{item.artefact} is {item.verdict.level}: {reasons}."] if reasons else []
@@ -227,17 +227,11 @@ def _exits(item: ArtefactResult) -> str:
 def _ratio_lines(result: BenchResult) -> list[str]:
     """`inference against onnx-fp32: onnx-int8 0.52 (0.51-0.53), ...`"""
     by_base: dict[tuple[str, str], list[str]] = {}
-    for ratio in result.ratios:
+    for ratio in fair_ratios(result):
         bounds = f" ({ratio.interval[0]:.2f}-{ratio.interval[1]:.2f})" if ratio.interval else ""
-        by_base.setdefault((ratio.stage, ratio.baseline), []).append(f"{ratio.artefact} {ratio.value:.2f}{bounds}")
+        stage = f"{ratio.stage} per second of sound" if ratio.per == "second" else ratio.stage
+        by_base.setdefault((stage, ratio.baseline), []).append(f"{ratio.artefact} {ratio.value:.2f}{bounds}")
     return [f"{stage} against {baseline}: {', '.join(found)}" for (stage, baseline), found in by_base.items()]
-
-
-def _refusals(item: ArtefactResult) -> list[str]:
-    """Why a percentile has a dash."""
-    summary = _summary(item, "total")
-    percentiles = (summary.p50, summary.p95, summary.p99) if summary else ()
-    return [percentile.reason for percentile in percentiles if percentile.reason]
 
 
 def _wrap(line: str, width: int) -> str:

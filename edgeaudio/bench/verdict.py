@@ -5,11 +5,13 @@ Each check looks for one thing that speaks against an artefact's figures. `docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
 from edgeaudio.bench.board import BoardKind, BoardSample
-from edgeaudio.bench.schema import ArtefactResult, BenchResult, LoadState, Reason, Summary, Verdict
+from edgeaudio.bench.schema import ArtefactResult, BenchResult, Reason, Summary, Turn, Verdict
 from edgeaudio.bench.stats import drift_share, min_samples
 
 # Limits, each with the effect that it guards against. Where there are two, the second makes the figures invalid.
@@ -100,9 +102,8 @@ def _few_samples(item: ArtefactResult, result: BenchResult) -> _Finding | None:
 
 def _drift(item: ArtefactResult, result: BenchResult) -> _Finding | None:
     total = item.stage("total")
-    share = item.drift_share
-    if share is None and total is not None:
-        share = drift_share(total.samples_us)
+    # What the record says of itself counts only where it kept no samples.
+    share = drift_share(total.samples_us) if total and total.samples_us else item.drift_share
     if share is None or abs(share) <= SUSPECT_DRIFT_SHARE:
         return None
     message = f"the last third is {share:+.0%} against the first, {SUSPECT_DRIFT_SHARE:.0%} is allowed"
@@ -110,8 +111,7 @@ def _drift(item: ArtefactResult, result: BenchResult) -> _Finding | None:
 
 
 def _other_load(item: ArtefactResult, result: BenchResult) -> _Finding | None:
-    loads = (load.other_busy_cores for load in _loads(item))
-    cores = max((load for load in loads if load is not None), default=0.0)
+    cores = max(_other_busy_cores(item, result), default=0.0)
     if cores <= SUSPECT_OTHER_CORES:
         return None
     message = f"other processes kept {cores:.2f} cores busy, {SUSPECT_OTHER_CORES} are allowed"
@@ -150,7 +150,7 @@ def _under_voltage(item: ArtefactResult, result: BenchResult) -> _Finding | None
 
 
 def _clock_moved(item: ArtefactResult, result: BenchResult) -> _Finding | None:
-    clocks = [mhz for sample in _samples_of_turns(item, result) if (mhz := _fastest_mhz(sample, result)) is not None]
+    clocks = _clocks_mhz(item, result)
     fastest, slowest = max(clocks, default=0.0), min(clocks, default=0.0)
     share = 1 - slowest / fastest if fastest > 0 else 0.0
     if share <= SUSPECT_CLOCK_SHARE:
@@ -168,10 +168,11 @@ def _temperature(item: ArtefactResult, result: BenchResult) -> _Finding | None:
 
 
 def _provider(item: ArtefactResult, result: BenchResult) -> _Finding | None:
-    wanted = WANTED_PROVIDERS.get(item.engine)
-    if wanted is None or not item.engine_info:  # Nothing was loaded.
+    if not item.engine_info and item.estimate is None and not _n_hops(item):  # Nothing was loaded.
         return None
-    key, name = wanted
+    if item.engine not in WANTED_PROVIDERS:
+        return "suspect", f"engine {item.engine!r:.60} is not known, and so is not what should have taken the graph"
+    key, name = WANTED_PROVIDERS[item.engine]
     found = item.engine_info.get(key, "")
     # Stages of early exits say it once each where they differ.
     if all(part.casefold().startswith(name.casefold()) for part in found.split("; ")):
@@ -180,6 +181,19 @@ def _provider(item: ArtefactResult, result: BenchResult) -> _Finding | None:
         return "suspect", f"nobody looked whether {name} took the graph"
     # An emulator's processor is not quite the board's: whether that board has it is not known.
     return _level(result.kind == "measured"), f"{name} was asked for, but {found!r} took the graph"
+
+
+def _unwatched(item: ArtefactResult, result: BenchResult) -> _Finding | None:
+    if result.kind == "estimated" or (result.board is not None and result.board.of("during")):
+        return None
+    return "suspect", "nobody watched the board: its clock, heat, throttling and load are not known"
+
+
+def _unheard(item: ArtefactResult, result: BenchResult) -> _Finding | None:
+    sound = item.sound_to_event
+    if sound is None or sound.n_heard:
+        return None
+    return "suspect", f"none of {sound.n_sounds} marked sounds gave an event"
 
 
 def _deadline(item: ArtefactResult, result: BenchResult) -> _Finding | None:
@@ -212,6 +226,8 @@ CHECKS: dict[str, Check] = {
     "off-cpu": _off_cpu,
     "overhead": _overhead,
     "deadline": _deadline,
+    "unheard": _unheard,
+    "unwatched": _unwatched,
     "spread": _spread,
 }
 
@@ -226,18 +242,41 @@ def _total(item: ArtefactResult) -> Summary | None:
 
 
 def _n_hops(item: ArtefactResult) -> int:
-    total = _total(item)
-    return total.n if total else 0
+    total = item.stage("total")
+    if total is None or total.summary is None:
+        return 0
+    return len(total.samples_us) or total.summary.n
 
 
 def _wanted_hops(result: BenchResult) -> int:
     return max(result.options.min_hops, min_samples(0.5))
 
 
-def _loads(item: ArtefactResult) -> Iterator[LoadState]:
+def _other_busy_cores(item: ArtefactResult, result: BenchResult) -> Iterator[float]:
+    """Means over the turns, over the paced run, and by the watch over all that came after the turns."""
     for load in (item.load, item.paced.load if item.paced else None):
-        if load is not None:
-            yield load
+        if load is not None and load.other_busy_cores is not None:
+            yield load.other_busy_cores
+    energy_mj = item.energy.per_inference_mj if item.energy else None
+    if item.paced or item.cold_start or item.sound_to_event or energy_mj is not None:
+        yield from _other_busy_cores_later(result)
+
+
+def _other_busy_cores_later(result: BenchResult) -> Iterator[float]:
+    samples, begin_s = _samples(result), max((turn.end_s for turn in _all_turns(result)), default=-math.inf)
+    # Each sample tells of the time since the one before.
+    spans = [
+        (now.t_s - before.t_s, now.other_busy_cores)
+        for before, now in itertools.pairwise(samples)
+        if now.phase == "during" and now.t_s > begin_s and now.other_busy_cores is not None
+    ]
+    seconds = sum(span_s for span_s, _ in spans)
+    if seconds > 0:
+        yield sum(span_s * cores for span_s, cores in spans) / seconds
+
+
+def _all_turns(result: BenchResult) -> list[Turn]:
+    return [turn for item in result.artefacts for turn in item.turns]
 
 
 def _samples(result: BenchResult) -> tuple[BoardSample, ...]:
@@ -256,16 +295,23 @@ def _flags(result: BenchResult) -> set[str]:
     return now | (set().union(*known) - known[0] if known else set())
 
 
-def _samples_of_turns(item: ArtefactResult, result: BenchResult) -> list[BoardSample]:
-    """Those taken while hops ran back to back; between paced hops a clock may rest."""
-    samples = result.board.of("during") if result.board else ()
-    if not item.turns:
-        return list(samples)
-    return [s for s in samples if any(turn.start_s <= s.t_s <= turn.end_s for turn in item.turns)]
+def _clocks_mhz(item: ArtefactResult, result: BenchResult) -> list[float]:
+    """While hops ran back to back; between paced hops a clock may rest. Of its own turns, else of all: a board that is
+    asked every few seconds may tell too little in those of one artefact, and they alternate."""
+    for turns in (item.turns, _all_turns(result)):
+        samples = [sample for sample in _samples(result) if sample.phase == "during" and _is_in(sample, turns)]
+        clocks = [mhz for sample in samples if (mhz := fastest_mhz(sample, result)) is not None]
+        if len(clocks) > 1:
+            break
+    return clocks
 
 
-def _fastest_mhz(sample: BoardSample, result: BenchResult) -> float | None:
-    """The fastest core that the run may use: idle cores rest at their lowest clock."""
+def _is_in(sample: BoardSample, turns: Sequence[Turn]) -> bool:
+    return not turns or any(turn.start_s <= sample.t_s <= turn.end_s for turn in turns)
+
+
+def fastest_mhz(sample: BoardSample, result: BenchResult) -> float | None:
+    """The fastest core that the run may use: idle cores rest at their lowest clock. None: it was not told."""
     clocks = sample.frequencies_mhz
     usable = [clocks[core] for core in result.options.affinity if core < len(clocks)]
     return max(usable or clocks, default=None)

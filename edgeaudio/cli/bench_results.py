@@ -63,7 +63,7 @@ def compare(
     ] = None,
     allow_invalid: AllowInvalid = False,
     allow_different: Annotated[
-        bool, typer.Option("--allow-different", help="Also compare runs of other bundles, devices or threads.")
+        bool, typer.Option("--allow-different", help="Also compare runs of other bundles, devices, clips or options.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from edgeaudio.bench.metrics import METRICS, own_hop_ms, share_interval
+from edgeaudio.bench.metrics import METRICS, fair_ratios, own_hop_ms, share_interval
 from edgeaudio.bench.schema import (
     ArtefactResult,
     BenchResult,
+    Ratio,
     Reason,
     StageName,
     StageResult,
@@ -246,13 +247,19 @@ def _ratios(result: BenchResult) -> list[tuple[str, ...]]:
         (
             plain(ratio.artefact),
             plain(ratio.baseline),
-            {"total": "whole hop", "frontend": "front-end"}.get(ratio.stage, ratio.stage),
+            _ratio_words(ratio),
             f"{ratio.value:.3f}",
             f"{ratio.interval[0]:.3f} – {ratio.interval[1]:.3f}" if ratio.interval else _NONE,
             _apart(ratio.interval),
         )
-        for ratio in result.ratios
+        for ratio in fair_ratios(result)
     ]
+
+
+def _ratio_words(ratio: Ratio) -> str:
+    whole = "whole hop" if ratio.per == "hop" else "all stages"
+    stage = {"total": whole, "frontend": "front-end"}.get(ratio.stage, ratio.stage)
+    return stage if ratio.per == "hop" else f"{stage}, per second of sound"
 
 
 def _apart(interval: tuple[float, float] | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from edgeaudio.bench.board import BoardSample, Phase
+from edgeaudio.bench.metrics import refusals
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.report.words import kib, plain
 
@@ -26,6 +27,8 @@ REASON_WORDS: Final[dict[str, str]] = {
     "off-cpu": "The measurement had to wait for a processor: the figures hold those waits.",
     "overhead": "Measuring itself takes a noticeable part of so short a hop.",
     "deadline": "Hops came faster than they were answered, so in a live stream they would queue and be lost.",
+    "unheard": "No sound was answered, so nothing is known of how long an event takes.",
+    "unwatched": "Whether the board was throttled, hot or busy meanwhile is not known.",
     "spread": "Counting the same work again gave another count: too uncertain for a gate.",
     "not-judged": "Nobody has judged these figures.",
 }
@@ -68,16 +71,6 @@ def _silent_board(result: BenchResult) -> Iterator[str]:
         yield "The clock: this system does not tell it."
     if not any(sample.temperatures_c for sample in samples):
         yield "The temperature: this system does not tell it."
-
-
-def refusals(item: ArtefactResult) -> list[str]:
-    """Why a percentile of the whole hop is not given."""
-    total = item.stage("total")
-    if total is None or total.summary is None:
-        return []
-    summary = total.summary
-    percentiles = (summary.p50, summary.p90, summary.p95, summary.p99)
-    return [percentile.reason for percentile in percentiles if percentile.reason]
 
 
 def facts(result: BenchResult) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ Raspberry Pi) stop the interpreter for as long as a process takes to start, so t
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 import time
@@ -17,14 +18,15 @@ from typing import Self
 
 from edgeaudio.bench.board import Board, BoardRecord, BoardSample, Phase
 from edgeaudio.bench.probes import linux, power
-from edgeaudio.bench.probes.probe import describe, sample, throttle_events
-from edgeaudio.bench.probes.system import LiveMachine, Recording, Runner, Snapshot, run_command
+from edgeaudio.bench.probes.probe import describe, firmware_clock_mhz, sample, throttle_events
+from edgeaudio.bench.probes.system import LiveMachine, Recording, Runner, Snapshot, read_file, run_command
 from edgeaudio.bench.schema import Energy
 
 #: Above so many samples every second one is dropped, and the interval doubles.
 MAX_SAMPLES = 1_200
 # The kernel counts work in ticks of 10 ms.
 _MIN_SPAN_S = 0.2
+_TICKS_HZ = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,13 @@ class BoardWatch:
         """The board and all samples so far."""
         with self._lock:
             taken = list(self._taken)
+        firmware = any(firmware_clock_mhz(self.board.kind, item.machine) is not None for item in taken)
         seconds = (time.perf_counter() if self._end is None else self._end) - self.start_s
         return BoardRecord(
             board=self.board,
             samples=tuple(
-                self._understand(item, taken[index - 1] if index else None) for index, item in enumerate(taken)
+                self._understand(item, taken[index - 1] if index else None, firmware)
+                for index, item in enumerate(taken)
             ),
             watch_busy_cores=self._cost_s / seconds if seconds > 0 else None,
         )
@@ -119,7 +123,7 @@ class BoardWatch:
                 self._interval_s *= 2
             self._cost_s += time.thread_time() - cpu_s + _cpu_s(resource.RUSAGE_CHILDREN) - children_s
 
-    def _understand(self, item: _Taken, before: _Taken | None) -> BoardSample:
+    def _understand(self, item: _Taken, before: _Taken | None, firmware_tells_clock: bool) -> BoardSample:
         return sample(
             item.machine,
             self.board.kind,
@@ -127,6 +131,7 @@ class BoardWatch:
             phase=item.phase,
             events_before=throttle_events(before.machine) if before else None,
             other_busy_cores=_other_busy_cores(item, before) if before else None,
+            firmware_tells_clock=firmware_tells_clock,
         )
 
 
@@ -138,8 +143,19 @@ def _other_busy_cores(now: _Taken, before: _Taken) -> float | None:
 
 
 def own_cpu_s() -> float:
-    """Processor time of this process, all its threads, and its commands that have ended."""
-    return _cpu_s(resource.RUSAGE_SELF) + _cpu_s(resource.RUSAGE_CHILDREN)
+    """Processor time of this process, all its threads, and its commands."""
+    return _running_children_s() + _cpu_s(resource.RUSAGE_SELF) + _cpu_s(resource.RUSAGE_CHILDREN)
+
+
+def _running_children_s() -> float:
+    """Of commands that have not ended: until then the usage of this process is without theirs. 0 where no /proc is."""
+    seconds = 0.0
+    for task in Path("/proc/self/task").glob("*/children"):
+        for child in (read_file(task) or b"").split():
+            # Behind the name, which may hold anything: its own time and that of its ended children, user and system.
+            fields = (read_file(Path(f"/proc/{int(child)}/stat")) or b"").rpartition(b")")[2].split()
+            seconds += sum(int(ticks) for ticks in fields[11:15]) / _TICKS_HZ
+    return seconds
 
 
 def _cpu_s(who: int) -> float:

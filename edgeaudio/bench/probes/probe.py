@@ -77,17 +77,18 @@ def sample(
     phase: Phase,
     events_before: Mapping[str, int] | None = None,
     other_busy_cores: float | None = None,
+    firmware_tells_clock: bool = False,
 ) -> BoardSample:
-    """`sample_board` of any machine; events that were counted since `events_before` hold the processor down now."""
+    """`sample_board` of any machine; events that were counted since `events_before` hold the processor down now.
+
+    firmware_tells_clock: elsewhere in the run, so where it was not asked there is no clock: two sources do not compare.
+    """
     now, since_boot = _throttled(kind, machine, events_before or {})
-    cores_mhz = linux.frequencies_mhz(machine)
-    measured_mhz = raspberry_pi.clock_mhz(machine) if kind == "raspberry-pi" else None
     return BoardSample(
         t_s=t_s,
         phase=phase,
         governors=linux.governors(machine),
-        # One clock drives all cores of a Raspberry Pi.
-        frequencies_mhz=cores_mhz if measured_mhz is None else (measured_mhz,) * max(1, len(cores_mhz)),
+        frequencies_mhz=_frequencies_mhz(kind, machine, firmware_tells_clock),
         frequency_max_mhz=linux.frequency_max_mhz(machine),
         temperatures_c=linux.temperatures_c(machine),
         throttled_now=now,
@@ -96,6 +97,20 @@ def sample(
         other_busy_cores=other_busy_cores,
         power_w=rails_w(kind, machine),
     )
+
+
+def _frequencies_mhz(kind: BoardKind, machine: Machine, firmware_tells_clock: bool) -> tuple[float, ...]:
+    cores_mhz = linux.frequencies_mhz(machine)
+    measured_mhz = firmware_clock_mhz(kind, machine)
+    if measured_mhz is None:
+        return () if firmware_tells_clock else cores_mhz
+    # One clock drives all cores of a Raspberry Pi.
+    return (measured_mhz,) * max(1, len(cores_mhz))
+
+
+def firmware_clock_mhz(kind: BoardKind, machine: Machine) -> float | None:
+    """As measured by what drives it; None where only the kernel can be asked, or nobody asked the firmware."""
+    return raspberry_pi.clock_mhz(machine) if kind == "raspberry-pi" else None
 
 
 def rails_w(kind: BoardKind, machine: Machine) -> dict[str, float]:

@@ -19,6 +19,11 @@ from tests import bench_records as records
 RUN = records.result()
 
 
+CLIPS = RUN.artefacts[0].accuracy
+SOUNDS = records.sound_to_event()
+assert CLIPS is not None
+
+
 def slower(share: float, **changes: Any) -> BenchResult:
     return records.result(records.artefact("onnx-int8", scale=1 + share, seed=2), **changes)
 
@@ -101,6 +106,10 @@ def test_counts_of_instructions_are_a_gate() -> None:
         ({"threads": 4}, "threads 1 and 4"),
         ({"input_rate_hz": 48_000}, "input rate 16000 Hz and 48000 Hz"),
         ({"hop_ms": 200.0}, "hop 40 ms and 200 ms"),
+        ({"environment": records.environment(affinity=(0, 1))}, "cores 0 1 2 3 and 0 1"),
+        ({"environment": records.environment(nice=-5)}, "priority 0 and -5"),
+        ({"options": RUN.options.model_copy(update={"gc_enabled": True})}, "garbage collection off and on"),
+        ({"options": RUN.options.model_copy(update={"set_performance": True})}, "governors as found and held at perf"),
     ],
 )
 def test_unlike_runs_are_refused_until_it_is_allowed(changes: dict[str, Any], word: str) -> None:
@@ -110,6 +119,57 @@ def test_unlike_runs_are_refused_until_it_is_allowed(changes: dict[str, Any], wo
     assert word in str(error.value)
     (difference,) = compare(RUN, other, allow_different=True).differences
     assert word in difference
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "word"),
+    [
+        (
+            "onnx-int8",
+            {"accuracy": CLIPS.model_copy(update={"clips_sha256": "12" * 32})},
+            "clips cdcdcdcdcdcd and 12121",
+        ),
+        ("a.tflite", {"form": "foreign", "sha256": "34" * 32}, "file abababababab and 343434343434 of a.tflite"),
+        ("onnx-int8", {"hop_ms": 20.0}, "hop 40 ms and 20 ms of onnx-int8"),
+        ("onnx-int8", {"paced": records.paced().model_copy(update={"deadline_ms": 80.0})}, "deadline 40 ms and 80 ms"),
+        ("onnx-int8", {"sound_to_event": SOUNDS.model_copy(update={"n_sounds": 40})}, "sounds 20 golden vector 2"),
+        (
+            "onnx-int8",
+            {"sound_to_event": SOUNDS.model_copy(update={"detail": "clips of ESC; 9"})},
+            "and 20 clips of ESC",
+        ),
+    ],
+)
+def test_artefacts_that_are_unlike_are_refused_too(name: str, changes: dict[str, Any], word: str) -> None:
+    form = {"form": changes["form"]} if "form" in changes else {}
+    before = records.result(records.artefact(name, **form), records.artefact("onnx-fp32"))
+    after = records.result(records.artefact(name, **changes), records.artefact("onnx-fp32"))
+    with pytest.raises(ConfigError, match="Say --allow-different") as error:
+        compare(before, after)
+    assert word in str(error.value)
+    (difference,) = compare(before, after, allow_different=True).differences
+    assert word in difference
+
+
+def test_what_only_one_run_has_and_what_a_model_changes_is_no_difference() -> None:
+    able = SOUNDS.model_copy(update={"detail": f"{SOUNDS.detail}; 3 of them make an event"})
+    for changes in ({"accuracy": None}, {"paced": None}, {"sound_to_event": None}, {"sound_to_event": able}):
+        assert differences(RUN, records.result(*(item.model_copy(update=changes) for item in RUN.artefacts))) == ()
+    # Of a bundle's own files the bundle says that they are others.
+    other = records.result(records.artefact("onnx-int8", sha256="56" * 32))
+    assert differences(RUN, other) == ()
+
+
+def test_of_several_artefacts_the_same_difference_is_said_once() -> None:
+    changes = {"accuracy": CLIPS.model_copy(update={"clips_sha256": "12" * 32})}
+    other = records.result(*(item.model_copy(update=changes) for item in RUN.artefacts))
+    (difference,) = differences(RUN, other)
+    assert difference.endswith("of onnx-fp32, onnx-int8, onnx-int8-exits, tflite-int8")
+
+
+def test_counts_do_not_depend_on_where_a_process_ran() -> None:
+    other = records.estimated(environment=records.environment("a72", affinity=(0,), nice=5))
+    assert differences(records.estimated(), other) == ()
 
 
 def test_another_front_end_or_kind_is_another_thing() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeaudio.bench.schema import BenchResult
+from edgeaudio.bench.metrics import fair_ratios, refusals
+from edgeaudio.bench.schema import BenchResult, Ratio
 from edgeaudio.bench.table import WIDTH, format_table
 from tests import bench_records as records
 
@@ -56,6 +57,24 @@ def test_a_name_that_is_too_long_stands_above_its_figures() -> None:
     at = lines.index(LONG)
     assert lines[at + 1].split()[-1] == "valid"
     assert f"{LONG} answers every 20 ms" in lines
+
+
+def test_ratios_of_unlike_hops_are_per_second_of_sound() -> None:
+    """0.39 a hop, but ten hops for one: 3.9 times the work."""
+    items = records.artefact("onnx-int8"), records.artefact("onnx-int8-stateful", hop_ms=records.HOP_MS / 10)
+    old = Ratio(artefact=items[1].artefact, baseline=items[0].artefact, stage="total", value=0.39, interval=(0.3, 0.5))
+    new = old.model_copy(update={"value": 3.9, "interval": (3.0, 5.0), "per": "second"})
+    for ratio in (old, new):
+        text = " ".join(format_table(records.result(*items, ratios=(ratio,))).split())
+        assert "total per second of sound against onnx-int8: onnx-int8-stateful 3.90 (3.00-5.00)" in text
+    backwards = old.model_copy(update={"artefact": old.baseline, "baseline": old.artefact, "interval": None})
+    (turned,) = fair_ratios(records.result(*items, ratios=(backwards,)))
+    assert (turned.value, turned.interval, turned.per) == (pytest.approx(0.039), None, "second")
+
+
+def test_a_percentile_that_the_hops_cannot_carry_says_why() -> None:
+    assert refusals(records.artefact(n=20)) == ["20 samples, p95 needs 59", "20 samples, p99 needs 299"]
+    assert refusals(records.artefact(stages=())) == []
 
 
 def test_a_column_that_nobody_fills_is_left_out() -> None:

@@ -20,6 +20,7 @@ from edgeaudio.bench.schema import (
     write_result,
 )
 from edgeaudio.bench.verdict import CHECKS, judge_artefact
+from edgeaudio.catalog import ENGINES
 from tests import bench_records as records
 
 PLANTED = records.planted()
@@ -49,7 +50,7 @@ def test_a_quiet_run_is_valid() -> None:
     assert records.result().verdict == Verdict(level="valid")
     assert records.estimated().verdict == Verdict(level="valid")
     bare = records.artefact(drift_share=None, load=None, paced=None, accuracy=None, parity=None, turns=())
-    assert judge(bare, board=None).level == "valid"
+    assert judge(bare).level == "valid"
 
 
 def test_there_is_a_planted_record_for_every_check() -> None:
@@ -101,10 +102,21 @@ def test_nothing_run_is_invalid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "level"), [(0.1, "valid"), (0.11, "suspect"), (-0.11, "suspect"), (0.31, "invalid"), (-0.31, "invalid")]
+    ("share", "level"),
+    [(0.0999, "valid"), (0.1001, "suspect"), (-0.11, "suspect"), (0.31, "invalid"), (-0.31, "invalid")],
 )
 def test_drift(share: float, level: str) -> None:
-    assert judge(records.artefact(drift_share=share)).level == level
+    assert judge(records.artefact(stages=records.drifting(share))).level == level
+    no_samples = [stage.model_copy(update={"samples_us": ()}) for stage in records.stages()]
+    assert judge(records.artefact(stages=tuple(no_samples), drift_share=share)).level == level
+
+
+def test_samples_are_believed_and_what_a_record_says_of_them_is_not() -> None:
+    assert judge(records.artefact(drift_share=0.9)).level == "valid"
+    assert found(judge(records.artefact(stages=records.drifting(4.0), drift_share=0.0))) == [("drift", "invalid")]
+    total = records.stages()[-1].model_copy(update={"samples_us": (600,) * 20})
+    few = records.artefact(stages=(*records.stages()[:-1], total))
+    assert found(judge(few)) == [("too-few-samples", "invalid")]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,38 @@ def test_others_disturb_a_paced_run_too() -> None:
     busy = LoadState(cpu_share=0.03, other_busy_cores=0.4, involuntary_switches=1)
     paced: Paced = records.paced().model_copy(update={"load": busy})
     assert found(judge(records.artefact(paced=paced))) == [("other-load", "suspect")]
+
+
+NO_FIGURES: dict[str, Any] = {"paced": None, "cold_start": None, "sound_to_event": None, "energy": None}
+
+
+@pytest.mark.parametrize("figure", NO_FIGURES)
+@pytest.mark.parametrize(("cores", "level"), [(0.2, "valid"), (0.3, "suspect"), (4.0, "invalid")])
+def test_the_watch_tells_who_disturbed_what_came_after_the_turns(figure: str, cores: float, level: str) -> None:
+    samples = [records.sample(t, other_busy_cores=0.0 if t < 7 else cores) for t in range(12)]
+    item = records.artefact(**{name: None for name in NO_FIGURES if name != figure})
+    assert judge(item, board=records.board(*samples)).level == level
+    # Nothing was measured then: the turns have their own count.
+    assert judge(records.artefact(**NO_FIGURES), board=records.board(*samples)).level == "valid"
+
+
+def test_a_moment_of_others_after_the_turns_counts_by_its_length() -> None:
+    blip = [records.sample(t, temperatures_c={}, other_busy_cores=2.0 if t == 10 else 0.0) for t in range(27)]
+    assert judge(records.artefact(), board=records.board(*blip)).level == "valid"
+    slow = (*(records.sample(t, other_busy_cores=0.0) for t in range(8)), records.sample(15, other_busy_cores=2.0))
+    assert found(judge(records.artefact(), board=records.board(*slow))) == [("other-load", "invalid")]
+    later = (records.sample(8), records.sample(9, "after", other_busy_cores=4.0))
+    assert judge(records.artefact(), board=records.board(*later)).level == "valid"
+
+
+def test_a_watch_without_a_sample_while_hops_were_timed_is_none() -> None:
+    board = records.board(records.sample(0, "before"), records.sample(9, "after"))
+    assert found(judge(records.artefact(), board=board)) == [("unwatched", "suspect")]
+
+
+def test_one_sound_that_is_heard_is_enough_to_say_how_fast() -> None:
+    some = records.sound_to_event().model_copy(update={"n_heard": 1})
+    assert judge(records.artefact(sound_to_event=some)).level == "valid"
 
 
 def test_where_others_do_the_work_the_share_of_the_measuring_thread_says_nothing() -> None:
@@ -170,8 +214,17 @@ def test_a_provider_that_is_absent_or_unknown(name: str, info: dict[str, str], l
     assert judge(records.artefact(name, engine_info={"library": "x"} | info)).level == level
 
 
-def test_an_engine_without_providers_is_not_asked_for_one() -> None:
-    assert judge(records.artefact(engine="other", engine_info={"library": "x"})).level == "valid"
+def test_an_engine_that_nobody_knows_or_that_tells_nothing_is_suspect() -> None:
+    unknown = judge(records.artefact(engine="other", engine_info={"library": "x"}))
+    assert found(unknown) == [("provider", "suspect")]
+    assert "'other'" in unknown.reasons[0].message
+    assert found(judge(records.artefact(engine_info={}))) == [("provider", "suspect")]
+    silent = records.estimated().artefacts[0].model_copy(update={"engine_info": {}})
+    assert found(records.estimated(artefacts=(silent,)).verdict) == [("provider", "suspect")]
+
+
+def test_every_engine_of_the_catalogue_is_asked_what_took_the_graph() -> None:
+    assert set(verdict.WANTED_PROVIDERS) == set(ENGINES)
 
 
 @pytest.mark.parametrize(
@@ -229,13 +282,13 @@ def test_heat_is_judged_by_the_board() -> None:
 
 def test_the_worst_reason_decides_and_all_are_kept() -> None:
     load = LoadState(cpu_share=0.1, other_busy_cores=0.5, involuntary_switches=0)
-    result = judge(records.artefact(drift_share=0.2, load=load))
+    result = judge(records.artefact(stages=records.drifting(0.2), load=load))
     assert result.level == "invalid"
     assert [code for code, _ in found(result)] == ["drift", "other-load", "off-cpu"]
 
 
 def test_the_verdict_on_a_run_names_the_artefact_of_each_reason() -> None:
-    run = records.result(records.artefact("onnx-fp32"), records.artefact("onnx-int8", drift_share=0.2))
+    run = records.result(records.artefact("onnx-fp32"), records.artefact("onnx-int8", stages=records.drifting(0.2)))
     assert run.verdict.level == "suspect"
     assert [reason.message.partition(":")[0] for reason in run.verdict.reasons] == ["onnx-int8"]
 
@@ -244,6 +297,16 @@ def test_turns_that_hold_no_sample_leave_the_clock_unknown() -> None:
     moved = records.board(records.sample(2.5), records.sample(3.5, frequencies_mhz=(600.0,)))
     item = records.artefact(turns=(Turn(start_s=50.0, end_s=51.0, n_hops=600),))
     assert judge(item, board=moved).level == "valid"
+
+
+def test_where_its_own_turns_hold_too_few_clocks_those_of_all_count() -> None:
+    moved = records.board(records.sample(2.5), records.sample(10.5, frequencies_mhz=(1000.0,)))
+    other = records.artefact("onnx-fp32", turns=(Turn(start_s=10.0, end_s=11.0, n_hops=600),))
+    for items in ((records.artefact(), other), (other, records.artefact())):
+        run = records.result(*items, ratios=(), board=moved)
+        assert [found(item.verdict) for item in run.artefacts] == [[("clock-moved", "invalid")]] * 2
+    own = records.board(records.sample(2.5), records.sample(3.5), records.sample(10.5, frequencies_mhz=(1000.0,)))
+    assert records.result(records.artefact(), other, ratios=(), board=own).artefacts[0].verdict.level == "valid"
 
 
 def test_limits_that_come_in_pairs_are_in_order() -> None:

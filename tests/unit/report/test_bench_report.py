@@ -249,6 +249,30 @@ def test_the_front_holds_just_what_nothing_beats(points: list[tuple[int, int, in
         assert (items.index(items[index]) in front) != beaten
 
 
+def test_what_answers_more_often_is_held_by_its_time_per_second_of_sound() -> None:
+    items = [
+        records.artefact("onnx-int8", rtf_p50=0.002),
+        # A tenth of the time each time, and ten times as often.
+        records.artefact("onnx-int8-stateful", scale=0.1, hop_ms=20.0, rtf_p50=0.002, size_bytes=10**9),
+        records.artefact("tflite-int8-stateful", scale=0.1, hop_ms=20.0, rtf_p50=0.001, size_bytes=10**9),
+    ]
+    assert [item.artefact for item in pareto_front(items, records.result(*items))] == [
+        "onnx-int8", "tflite-int8-stateful",
+    ]  # fmt: skip
+
+
+def test_a_ratio_of_unlike_hops_is_per_second_of_sound_and_never_faster_per_hop() -> None:
+    items = records.artefact("onnx-int8"), records.artefact("onnx-int8-stateful", hop_ms=records.HOP_MS / 10)
+    ratio = records.Ratio(
+        artefact=items[1].artefact, baseline=items[0].artefact, stage="total", value=0.39, interval=(0.38, 0.4)
+    )
+    run = records.result(*items, ratios=(ratio,))
+    ((*_, stage, value, interval, words),) = bench_view([run]).runs[0].ratios
+    assert (stage, value, interval) == ("all stages, per second of sound", "3.900", "3.800 – 4.000")
+    assert words == "slower"
+    assert "per second of sound" in render_bench_report([run])
+
+
 def test_files_of_all_kinds_are_written(tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("a/x.html", "x.csv", "x.md")]
     assert write_bench_files([records.result()], outs) == outs

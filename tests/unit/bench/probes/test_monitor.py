@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -69,11 +70,22 @@ def test_commands_are_run_less_often_than_files_are_read(tmp_path: Path) -> None
         at_timing = list(runner.asked)
         until(lambda: len(watch.record().samples) > 10)
         assert runner.asked == at_timing == ["vcgencmd get_throttled", "vcgencmd measure_clock arm"]
+    asked = [sample.frequencies_mhz for sample in watch.record().samples if sample.throttled_now is not None]
+    assert asked == [(600.16992,) * 4] * 3
     between = watch.record().samples[2:-1]
-    # Asked without the firmware, the kernel's clock is told, and nothing of throttling.
-    assert {sample.frequencies_mhz for sample in between} == {(600.0,) * 4}
+    # Without the firmware nothing is told of throttling, and no clock: the kernel's does not know of it.
+    assert {sample.frequencies_mhz for sample in between} == {()}
     assert {sample.throttled_now for sample in between} == {None}
     assert watch.record().samples[-1].throttled_now == ()
+
+
+def test_without_the_firmware_the_kernel_tells_the_clock_in_all_samples(tmp_path: Path) -> None:
+    root, runner = recorded_board("raspberry-pi-4", tmp_path)
+    del runner.replies["vcgencmd measure_clock arm"]
+    with BoardWatch(root, runner, interval_s=0.001, command_interval_s=NEVER_S) as watch:
+        watch.timing()
+        until(lambda: len(watch.record().samples) > 5)
+    assert {sample.frequencies_mhz for sample in watch.record().samples} == {(600.0,) * 4}
 
 
 def test_between_commands_low_voltage_is_seen_all_the_same(tmp_path: Path) -> None:
@@ -159,6 +171,21 @@ def test_work_of_this_process_and_its_commands_is_no_load_of_others() -> None:
     time.sleep(meter.wall_s)
     busy.stop()
     assert meter.other_busy_s < busy.other_busy_s + spent_s
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="this system does not name children")
+def test_a_command_that_still_runs_is_no_load_of_others() -> None:
+    def of_commands_s() -> float:
+        return monitor.own_cpu_s() - time.process_time()
+
+    before_s = of_commands_s()
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as spinning:
+        try:
+            until(lambda: of_commands_s() > before_s + 0.3)
+        finally:
+            spinning.kill()
+    # It has ended, and is counted once.
+    assert before_s + 0.3 < of_commands_s() < before_s + 10
 
 
 def test_what_the_watch_itself_costs_is_told(tmp_path: Path) -> None:
