@@ -13,7 +13,9 @@ from edgeaudio.spec.text import printable
 _SPECIAL = re.compile(r"([\\`*\[\]|])")
 _NONE = "–"
 _HEAD = ("artefact", "p50 ms", "95 % interval", "p95 ms", "p99 ms", "rtf", "KiB", "clips right", "verdict")
-_ESTIMATE_HEAD = ("artefact", "processor", "M instructions", "spread", "assumed IPC", "MHz", "estimated ms", "verdict")
+_ESTIMATE_HEAD = (
+    "artefact", "processor", "M instructions", "spread", "assumed IPC", "MHz", "estimated ms", "clips right", "verdict",
+)  # fmt: skip
 
 
 def markdown_text(results: Iterable[BenchResult]) -> str:
@@ -57,7 +59,6 @@ def _row(item: ArtefactResult, result: BenchResult) -> tuple[str, ...]:
         return METRICS[name].read(item, result)
 
     interval = figure("latency_ms_p50").interval
-    check = item.accuracy
     return (
         escaped(item.artefact),
         _number(figure("latency_ms_p50"), ".3f"),
@@ -66,15 +67,19 @@ def _row(item: ArtefactResult, result: BenchResult) -> tuple[str, ...]:
         _number(figure("latency_ms_p99"), ".3f"),
         _number(figure("rtf_p50"), ".4f"),
         f"{item.size_bytes / 1024:.1f}",
-        f"{check.n_correct} of {check.n_clips}" if check else _NONE,
+        _clips(item),
         item.verdict.level,
     )
+
+
+def _clips(item: ArtefactResult) -> str:
+    return f"{item.accuracy.n_correct} of {item.accuracy.n_clips}" if item.accuracy else _NONE
 
 
 def _estimate(item: ArtefactResult) -> tuple[str, ...]:
     estimate = item.estimate
     if estimate is None:
-        return (escaped(item.artefact), *[_NONE] * 6, item.verdict.level)
+        return (escaped(item.artefact), *[_NONE] * 7, item.verdict.level)
     calibrated = f", calibrated on {escaped(estimate.calibrated_on)}" if estimate.calibrated_on else ""
     return (
         escaped(item.artefact),
@@ -84,6 +89,7 @@ def _estimate(item: ArtefactResult) -> tuple[str, ...]:
         f"{estimate.ipc[0]:g}–{estimate.ipc[1]:g}{calibrated}",
         f"{estimate.clock_mhz:g}",
         f"{estimate.latency_ms[0]:.3g}–{estimate.latency_ms[1]:.3g}",
+        _clips(item),
         item.verdict.level,
     )
 

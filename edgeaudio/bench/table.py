@@ -82,7 +82,7 @@ _LATENCY_HEAD = ("p50", "95 % of p50", "p95", "p99", "max", "rtf", "hops", "verd
 _STAGE_HEAD = ("resample", "front-end", "inference", "decision", "load ms", "KiB")
 _PACED_HEAD = ("p50", "p95", "p99", "max", "taken up", "late")
 _BEYOND_HEAD = ("clips right", "to event ms", "heard", "cold ms", "MiB", "mJ")
-_ESTIMATE_HEAD = ("cpu", "M instructions", "spread", "IPC", "MHz", "ms")
+_ESTIMATE_HEAD = ("M instructions", "spread", "IPC", "MHz", "ms", "clips right")
 
 
 def _each(result: BenchResult, row: Callable[[ArtefactResult], _Row | None]) -> list[_Row]:
@@ -126,10 +126,10 @@ def _paced(item: ArtefactResult) -> _Row | None:
 
 
 def _beyond(item: ArtefactResult) -> _Row | None:
-    check, sound, cold, energy = item.accuracy, item.sound_to_event, item.cold_start, item.energy
+    sound, cold, energy = item.sound_to_event, item.cold_start, item.energy
     starts = cold.to_first_answer_ms if cold else ()
     cells = (
-        f"{check.n_correct} of {check.n_clips}" if check else _NONE,
+        _clips(item),
         _ms(sound.summary.p50) if sound and sound.summary else _NONE,
         f"{sound.n_heard} of {sound.n_sounds}" if sound else _NONE,
         f"{median(starts):.0f}" if starts else _NONE,
@@ -139,18 +139,22 @@ def _beyond(item: ArtefactResult) -> _Row | None:
     return None if set(cells) == {_NONE} else (item.artefact, *cells)
 
 
+def _clips(item: ArtefactResult) -> str:
+    return f"{item.accuracy.n_correct} of {item.accuracy.n_clips}" if item.accuracy else _NONE
+
+
 def _estimate(item: ArtefactResult) -> _Row | None:
     estimate: InstructionEstimate | None = item.estimate
     if estimate is None:
         return None
     return (
         item.artefact,
-        estimate.cpu,
         f"{estimate.instructions_per_inference / 1e6:.3f}",
         f"{estimate.spread_share:.2%}",
         f"{estimate.ipc[0]:g}-{estimate.ipc[1]:g}",
         f"{estimate.clock_mhz:g}",
         f"{estimate.latency_ms[0]:.3g}-{estimate.latency_ms[1]:.3g}",
+        _clips(item),
     )
 
 
@@ -191,9 +195,10 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[_Row], width: int) ->
 
 def _foot(result: BenchResult, width: int) -> str:
     lines = [] if result.kind == "estimated" else [_process(result)]
-    bases = (item.estimate.calibrated_on for item in result.artefacts if item.estimate)
+    bases = ((item.estimate.cpu, item.estimate.calibrated_on) for item in result.artefacts if item.estimate)
     lines += [
-        f"IPC {f'measured on {board}' if board else 'assumed'}; ms of inference" for board in dict.fromkeys(bases)
+        f"counted on an emulated {cpu}; IPC {f'measured on {board}' if board else 'assumed'}; ms of inference"
+        for cpu, board in dict.fromkeys(bases)
     ]
     lines += _ratio_lines(result)
     lines += [f"{item.artefact} answered {_exits(item)}" for item in result.artefacts if item.exits]

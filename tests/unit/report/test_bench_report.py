@@ -338,7 +338,7 @@ def test_markdown_says_what_ran_and_what_speaks_against_it() -> None:
     text = markdown_text([records.result(), records.estimated(), records.planted()["incomplete"]])
     for words in (
         "## kitchen on pi4 (Raspberry Pi 4 Model B Rev 1.4)", "| onnx-int8 | 0.635 | 0.634–0.636 |", "**valid**",
-        "## kitchen on a72: estimated, no device", "| 4.1–6.2 | valid |", "must not be used", "**invalid**",
+        "## kitchen on a72: estimated, no device", "| 4.1–6.2 | 73 of 80 | valid |", "must not be used", "**invalid**",
         "- tensorrt-int8 was not run: engine 'tensorrt' needs an NVIDIA GPU.",
     ):  # fmt: skip
         assert words in text, words
