@@ -33,6 +33,7 @@ from edgeaudio.bench.devices.onboard import LOCK_FILE, RUN_ID
 from edgeaudio.bench.devices.protocol import MessageWriter
 from edgeaudio.bench.devices.transport import STOP
 from edgeaudio.bench.foreign import ForeignModel
+from edgeaudio.bench.governor import restore_held
 from edgeaudio.bench.harness import bench_bundle
 from edgeaudio.bench.probes import probe_board
 from edgeaudio.bench.schema import BenchOptions, BenchResult
@@ -43,7 +44,7 @@ from edgeaudio.spec import Spec
 REQUEST_FILE, BUNDLE_FILE, CLIPS_FILE = "request.json", "bundle.eab", "clips.npz"
 #: Rare enough to be no load, often enough to tell a slow board from a dead one.
 ALIVE_S = 10.0
-# What is asked to stop and does not is ended; intervals of what there is take a slow board some seconds.
+# What is asked to stop and does not is ended; statistics of what there is take a slow board some seconds.
 _PATIENCE_S = 15.0
 
 Send = Callable[[str, dict[str, Any]], None]
@@ -110,6 +111,9 @@ class _Watch:
         self._stop_with = why
         os.kill(os.getpid(), signal.SIGTERM)
         if not self._over.wait(_PATIENCE_S):
+            # Stuck where no signal is heard; nothing will unwind.
+            with contextlib.suppress(EdgeAudioError, OSError):
+                restore_held()
             shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(1)
 

@@ -73,8 +73,12 @@ def bench_bundle(
     options = options or BenchOptions()
     subjects = chosen_subjects(bundle, artefacts, engine, options, foreign)
     run = Run(bundle, options, threads, clips, on_progress or (lambda progress: None))
-    with scheduled(options), performance_governor(enabled=options.set_performance):
-        return run.result(subjects, device, run_id or new_run_id(), skip=artefacts == "all", board=board)
+    watch = board or BoardWatch()
+    # A thread stays where its starter was: the watch is to be no load on the cores that are measured.
+    with performance_governor(enabled=options.set_performance), watch, scheduled(options):
+        measured = run.measured(subjects, device, skip=artefacts == "all", watch=watch)
+    # The machine is given back first: statistics take a slow board longer than some wait.
+    return run.result(measured, watch, run_id or new_run_id())
 
 
 def new_run_id() -> str:
