@@ -70,6 +70,7 @@ def artefact_result(
         paced=candidate.paced,
         cold_start=candidate.cold_start,
         sound_to_event=candidate.sound_to_event,
+        failures=candidate.failures,
         energy=candidate.energy or Energy(reason="not timed"),
     )
 
