@@ -55,6 +55,10 @@ class Measured:
     incomplete: str | None
     about: dict[str, Any]
 
+    def broken_off(self) -> Measured:
+        """The same of a run that Ctrl-C ended."""
+        return replace(self, incomplete=_BROKEN_OFF)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -101,12 +105,6 @@ class Run:
 
     def result(self, measured: Measured, watch: BoardWatch, run_id: str) -> BenchResult:
         """Statistics and verdict. Broken off, it has no intervals: whoever breaks off does not wait for them."""
-        try:
-            return self._result(measured, watch, run_id)
-        except KeyboardInterrupt:
-            return self._result(replace(measured, incomplete=measured.incomplete or _BROKEN_OFF), watch, run_id)
-
-    def _result(self, measured: Measured, watch: BoardWatch, run_id: str) -> BenchResult:
         result = self.record(
             measured.candidates,
             measured.not_run,

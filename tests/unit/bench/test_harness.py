@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeaudio.bench import harness, rounds
+from edgeaudio.bench import harness, rounds, stats
 from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.candidate import Candidate
 from edgeaudio.bench.devices.config import LocalSpec
@@ -258,6 +258,25 @@ def test_a_run_that_breaks_off_keeps_its_samples_and_waits_for_no_intervals(monk
     assert {summary.n for summary in summaries} == {30, 60}
     assert {summary.p50_interval_us for summary in summaries} == {None}
     assert result.artefacts[0].verdict.reasons[0].code == "incomplete"
+
+
+@pytest.mark.usefixtures("fake_engines")
+@pytest.mark.parametrize("late", [(BoardWatch, "__exit__"), (stats, "intervals_us")], ids=["end", "statistics"])
+def test_what_was_measured_outlives_an_interrupt_that_comes_after_it(
+    late: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(*late)
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*late, interrupted)
+    result = bench_bundle(tiny_bundle("onnx-fp32"), options=QUICK)
+    assert result.incomplete == "broken off by Ctrl-C"
+    assert result.artefacts[0].n_hops == 30
+    assert result.board is not None
+    assert result.board.samples[-1].phase == "after"
 
 
 @pytest.mark.usefixtures("fake_engines")
