@@ -18,6 +18,7 @@ import platform
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -147,6 +148,8 @@ def main(folder: str, deadline_s: str) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     writer = MessageWriter(functools.partial(_write_all, out))
+    # What lies about goes with the folder, even where nothing unwinds.
+    tempfile.tempdir = folder
     try:
         with (where / LOCK_FILE).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -196,7 +196,9 @@ def test_a_package_that_is_missing_is_told(tmp_path: Path) -> None:
     assert "psutil" in error["body"]["message"]
 
 
-def start_changed(folder: Path, asked: AgentRequest, change: str, *arguments: str) -> subprocess.Popen[bytes]:
+def start_changed(
+    folder: Path, asked: AgentRequest, change: str, *arguments: str, **environment: str
+) -> subprocess.Popen[bytes]:
     """The agent of these sources on `folder`, after the program `change`, which may use `arguments`."""
     folder.mkdir()
     (folder / REQUEST_FILE).write_text(asked.model_dump_json())
@@ -208,7 +210,7 @@ def start_changed(folder: Path, asked: AgentRequest, change: str, *arguments: st
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
     )
 
 
@@ -268,18 +270,21 @@ def test_the_machine_is_given_back_before_statistics_are_made(
     assert [message.body["n_hops"] for message in messages if message.kind == "artefact"] == [20] * 4
 
 
-def test_an_agent_that_is_stuck_is_ended_and_gives_the_governor_back(
+def test_an_agent_that_is_stuck_is_ended_and_leaves_nothing_behind(
     tmp_path: Path, board_files: tuple[str, str, Path]
 ) -> None:
     root, journal, governor = board_files
     stuck = (
         # Minutes in C without Python's lock, where Python's handlers of signals do not run.
-        "import hashlib; agent._PATIENCE_S = 0.5; from edgeaudio.bench import run; "
-        "run.run_rounds = lambda *_: print('stuck', file=sys.stderr, flush=True) "
+        "import hashlib; agent._PATIENCE_S = 0.5; from edgeaudio.bench import cold_start; "
+        "cold_start._start = lambda _: print('stuck', file=sys.stderr, flush=True) "
         "or hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)"
     )
-    asked = request(LONG.model_copy(update={"set_performance": True}))
-    process = start_changed(tmp_path / RUN, asked, f"{stuck}; {HOLDING}", root, journal)
+    asked = request(QUICK.model_copy(update={"set_performance": True, "cold_starts": 1}))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    change = f"{stuck}; {HOLDING}"
+    process = start_changed(tmp_path / RUN, asked, change, root, journal, TMPDIR=str(temporary))
     assert process.stderr is not None
     while b"stuck" not in process.stderr.readline():
         assert process.poll() is None
@@ -288,6 +293,7 @@ def test_an_agent_that_is_stuck_is_ended_and_gives_the_governor_back(
     assert process.returncode == 1
     assert governor.read_text() == "ondemand\n"
     assert not (tmp_path / RUN).exists()
+    assert list(temporary.iterdir()) == []
 
 
 def test_it_says_that_it_is_alive(tmp_path: Path) -> None:
