@@ -18,6 +18,7 @@ import platform
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from edgeaudio.bench.devices.onboard import LOCK_FILE, RUN_ID
 from edgeaudio.bench.devices.protocol import MessageWriter
 from edgeaudio.bench.devices.transport import STOP
 from edgeaudio.bench.foreign import ForeignModel
+from edgeaudio.bench.governor import restore_held
 from edgeaudio.bench.harness import bench_bundle
 from edgeaudio.bench.probes import probe_board
 from edgeaudio.bench.schema import BenchOptions, BenchResult
@@ -43,7 +45,7 @@ from edgeaudio.spec import Spec
 REQUEST_FILE, BUNDLE_FILE, CLIPS_FILE = "request.json", "bundle.eab", "clips.npz"
 #: Rare enough to be no load, often enough to tell a slow board from a dead one.
 ALIVE_S = 10.0
-# What is asked to stop and does not is ended; intervals of what there is take a slow board some seconds.
+# What is asked to stop and does not is ended; statistics of what there is take a slow board some seconds.
 _PATIENCE_S = 15.0
 
 Send = Callable[[str, dict[str, Any]], None]
@@ -110,6 +112,9 @@ class _Watch:
         self._stop_with = why
         os.kill(os.getpid(), signal.SIGTERM)
         if not self._over.wait(_PATIENCE_S):
+            # Stuck where no signal is heard; nothing will unwind.
+            with contextlib.suppress(EdgeAudioError, OSError):
+                restore_held()
             shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(1)
 
@@ -143,6 +148,8 @@ def main(folder: str, deadline_s: str) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     writer = MessageWriter(functools.partial(_write_all, out))
+    # What lies about goes with the folder, even where nothing unwinds.
+    tempfile.tempdir = folder
     try:
         with (where / LOCK_FILE).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from edgeaudio.bench.environment import LoadMeter
@@ -13,6 +14,7 @@ from edgeaudio.bench.hop import HopTimer
 from edgeaudio.bench.schema import (
     AccuracyCheck,
     BenchOptions,
+    Beside,
     ColdStart,
     Energy,
     ExitShare,
@@ -23,6 +25,7 @@ from edgeaudio.bench.schema import (
 )
 from edgeaudio.bench.subjects import Loaded, Subject
 from edgeaudio.bundle import Bundle
+from edgeaudio.errors import EdgeAudioError
 from edgeaudio.runtime.selfcheck import CheckReport
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class Candidate:
     paced: Paced | None = None
     cold_start: ColdStart | None = None
     sound_to_event: SoundToEvent | None = None
+    failures: dict[Beside, str] = field(default_factory=dict)
     energy: Energy | None = None
     #: Where hops are counted, not timed: what was answered where. Else the timer knows.
     exits: tuple[ExitShare, ...] = ()
@@ -101,6 +105,17 @@ def warm_up(candidate: Candidate, bundle: Bundle, options: BenchOptions) -> None
     for _ in range(hops_to_first_window(bundle, candidate.subject.hop_samples) + options.warmup_hops):
         timer.feed(audio.next_hop())
     timer.forget()
+
+
+@contextlib.contextmanager
+def noted(candidate: Candidate, what: Beside) -> Iterator[None]:
+    """An error while the block runs costs the candidate `what`, not what was timed before; Ctrl-C goes through."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (engines raise what they like; the record says what it was)
+        said = str(error) if isinstance(error, EdgeAudioError) else f"{type(error).__name__}: {error}"
+        logger.warning("%s: %s broke off: %s", candidate.name, what, said)
+        candidate.failures[what] = said
 
 
 def load_state(meter: LoadMeter) -> LoadState:

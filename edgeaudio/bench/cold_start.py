@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeaudio.bench.candidate import Candidate, Tell
+from edgeaudio.bench.candidate import Candidate, Tell, noted
 from edgeaudio.bench.foreign import open_foreign
 from edgeaudio.bench.foreign_subject import ForeignSubject
 from edgeaudio.bench.schema import BenchOptions, ColdStart
@@ -31,23 +33,41 @@ def run_cold_starts(
 ) -> None:
     """`options.cold_starts` processes each, in turns, and one before them that does not count.
 
-    Raises:
-        UnsupportedError: this machine starts no processes. EdgeAudioError: one failed; says what it said.
+    One that fails is noted and ends those of its artefact: what answered before stays, and the others go on.
     """
     answers: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
     total = (options.cold_starts + 1) * len(candidates)
-    with tempfile.TemporaryDirectory(prefix="edgeaudio-cold-") as folder:
-        requests = {item.name: _request(item, bundle, options, threads, Path(folder)) for item in candidates}
-        for number in range(options.cold_starts + 1):
-            for place, candidate in enumerate(candidates):
+    try:
+        with contextlib.ExitStack() as stack:
+            requests = _requests(candidates, bundle, options, threads, stack)
+            for number, place in itertools.product(range(options.cold_starts + 1), range(len(candidates))):
+                candidate = candidates[place]
+                if "cold_start" in candidate.failures:
+                    continue
                 tell("cold-start", candidate.name, number * len(candidates) + place, total)
-                answer = _start(candidate.name, requests[candidate.name])
-                # The first brings code and model from the disk into memory, whoever comes first.
-                if number:
-                    answers[candidate.name].append(answer)
-    for candidate in candidates:
-        candidate.cold_start = _result(answers[candidate.name])
+                with noted(candidate, "cold_start"):
+                    answer = _start(requests[candidate.name])
+                    # The first brings code and model from the disk into memory, whoever comes first.
+                    if number:
+                        answers[candidate.name].append(answer)
+    finally:
+        for candidate in candidates:
+            if answers[candidate.name]:
+                candidate.cold_start = _result(answers[candidate.name])
     tell("cold-start", None, total, total)
+
+
+def _requests(
+    candidates: Sequence[Candidate], bundle: Bundle, options: BenchOptions, threads: int, stack: contextlib.ExitStack
+) -> dict[str, dict[str, Any]]:
+    """What each artefact's processes are to do, with their files in a folder that goes with `stack`."""
+    requests: dict[str, dict[str, Any]] = {}
+    folder: Path | None = None
+    for candidate in candidates:
+        with noted(candidate, "cold_start"):
+            folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeaudio-cold-")))
+            requests[candidate.name] = _request(candidate, bundle, options, threads, folder)
+    return requests
 
 
 def _request(candidate: Candidate, bundle: Bundle, options: BenchOptions, threads: int, folder: Path) -> dict[str, Any]:
@@ -68,32 +88,38 @@ def _request(candidate: Candidate, bundle: Bundle, options: BenchOptions, thread
     return {"bundle": str(path), "classifier": chosen}
 
 
-def _start(name: str, request: dict[str, Any]) -> dict[str, Any]:
+def _start(request: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "edgeaudio.bench.cold_process", json.dumps(request)]
     # The same code as here, wherever that was imported from.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
     begun_ns = time.monotonic_ns()
-    with _refusals(name):
+    with _refusals():
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=_DEADLINE_S, check=False
         )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise EdgeAudioError(f"{name}: a fresh process failed ({done.returncode}): {said[-1] if said else 'no word'}")
+        raise EdgeAudioError(f"a fresh process {_end(done.returncode)}: {said[-1] if said else 'no word'}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     # One clock for all processes of a machine.
     answer["to_first_answer_ms"] = (answer["answered_ns"] - begun_ns) / 1e6
     return answer
 
 
+def _end(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed, as the kernel does when memory runs out"
+    return f"failed ({code})"
+
+
 @contextlib.contextmanager
-def _refusals(name: str) -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UnsupportedError(f"cold starts need fresh processes, which cannot be started here: {error}") from error
     except subprocess.TimeoutExpired as error:
-        raise EdgeAudioError(f"{name}: no answer from a fresh process in {_DEADLINE_S:g} s") from error
+        raise EdgeAudioError(f"no answer from a fresh process in {_DEADLINE_S:g} s") from error
 
 
 def _result(answers: Sequence[dict[str, Any]]) -> ColdStart:

@@ -38,6 +38,8 @@ _FILE = re.compile(rf"{CPU}/(cpufreq/policy[0-9]+|cpu[0-9]+/cpufreq)/({'|'.join(
 _VALUE = re.compile(r"[A-Za-z0-9_-]{1,64}\n?")
 # These end a process without a word to Python; an interrupt (Ctrl-C) unwinds by itself.
 _DEADLY = (signal.SIGTERM, signal.SIGHUP)
+# What is to be called when this process ends without unwinding.
+_held: list[Callable[[], None]] = []
 
 
 class _Journal(Spec):
@@ -73,6 +75,16 @@ def performance_governor(*, enabled: bool, root: Path = Path("/"), folder: Path 
         stack.enter_context(_restored_by_signals(governors.restore))
         governors.set()
         yield
+
+
+def restore_held() -> None:
+    """Restore at once, from any thread, what this process holds: for those who end it without unwinding.
+
+    Raises:
+        EdgeAudioError: something did not take its value; the journal is left for the next run.
+    """
+    for restore in tuple(_held):
+        restore()
 
 
 def _default_folder() -> Path:
@@ -213,9 +225,11 @@ def _restored_by_signals(restore: Callable[[], None]) -> Iterator[None]:
     for number in ours:
         signal.signal(number, on_signal)
     atexit.register(restore)
+    _held.append(restore)
     try:
         yield
     finally:
+        _held.remove(restore)
         atexit.unregister(restore)
         for number in ours:
             signal.signal(number, signal.SIG_DFL)

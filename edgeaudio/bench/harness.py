@@ -15,7 +15,7 @@ from edgeaudio.bench.foreign import ForeignModel
 from edgeaudio.bench.foreign_subject import ForeignSubject
 from edgeaudio.bench.governor import performance_governor
 from edgeaudio.bench.probes import BoardWatch
-from edgeaudio.bench.run import Progress, Run
+from edgeaudio.bench.run import Measured, Progress, Run
 from edgeaudio.bench.scheduling import scheduled
 from edgeaudio.bench.schema import BenchOptions, BenchResult
 from edgeaudio.bench.subjects import Subject, bundle_subjects
@@ -73,8 +73,19 @@ def bench_bundle(
     options = options or BenchOptions()
     subjects = chosen_subjects(bundle, artefacts, engine, options, foreign)
     run = Run(bundle, options, threads, clips, on_progress or (lambda progress: None))
-    with scheduled(options), performance_governor(enabled=options.set_performance):
-        return run.result(subjects, device, run_id or new_run_id(), skip=artefacts == "all", board=board)
+    watch = board or BoardWatch()
+    measured: Measured | None = None
+    run_id = run_id or new_run_id()
+    try:
+        # A thread stays where its starter was: the watch is to be no load on the cores that are measured.
+        with performance_governor(enabled=options.set_performance), watch, scheduled(options):
+            measured = run.measured(subjects, device, skip=artefacts == "all", watch=watch)
+        # The machine is given back first: statistics take a slow board longer than some wait.
+        return run.result(measured, watch, run_id)
+    except KeyboardInterrupt:
+        if measured is None:
+            raise
+        return run.result(measured.broken_off(), watch, run_id)
 
 
 def new_run_id() -> str:

@@ -18,7 +18,7 @@ from edgeaudio.audio.resample import resample
 from edgeaudio.audio.source import AudioFormat, Sink, SourceStats
 from edgeaudio.bench import stats
 from edgeaudio.bench.accuracy import AccuracyClips
-from edgeaudio.bench.candidate import Candidate, Tell
+from edgeaudio.bench.candidate import Candidate, Tell, noted
 from edgeaudio.bench.schema import SoundToEvent
 from edgeaudio.bundle import Bundle
 from edgeaudio.runtime.classifier import Classifier, ScoredWindow
@@ -167,12 +167,15 @@ def run_marked_sounds(
     clips: AccuracyClips | None,
     tell: Tell,
 ) -> None:
-    """Let each candidate that is a classifier hear the same sounds, one stream after the other."""
-    sounds = MarkedSounds(bundle, sample_rate, clips)
+    """Let each candidate that is a classifier hear the same sounds, one stream after the other; one that fails is
+    noted."""
+    sounds: MarkedSounds | None = None
     for number, candidate in enumerate(candidates):
         tell("marked-sounds", candidate.name, number, len(candidates))
         if candidate.loaded is not None and candidate.loaded.classifier is not None:
-            candidate.sound_to_event = hear(candidate.loaded.classifier, sounds, n_sounds)
+            with noted(candidate, "sound_to_event"):
+                sounds = sounds or MarkedSounds(bundle, sample_rate, clips)
+                candidate.sound_to_event = hear(candidate.loaded.classifier, sounds, n_sounds)
     if candidates:
         tell("marked-sounds", None, len(candidates), len(candidates))
 

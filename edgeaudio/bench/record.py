@@ -24,15 +24,18 @@ from edgeaudio.runtime.engines.base import GpuTimes
 _STAGE_NAMES: tuple[StageName, ...] = ("wait", "resample", "frontend", "inference", "decision", "total")
 
 
-def artefact_result(candidate: Candidate, hop_ms: float, watch_start_s: float) -> ArtefactResult:
+def artefact_result(
+    candidate: Candidate, hop_ms: float, watch_start_s: float, *, intervals: bool = True
+) -> ArtefactResult:
     """All that was measured; the verdict is for those who see the whole result.
 
     Args:
         watch_start_s: when the watch of the board began, by `time.perf_counter`.
+        intervals: also bootstrap them, which takes a slow board longer than all the rest.
     """
     subject, timer = candidate.subject, candidate.timer
     timed = timer is not None and len(timer) > 0
-    stages = stage_results(timer) if timer is not None and timed else ()
+    stages = stage_results(timer, intervals=intervals) if timer is not None and timed else ()
     total = stages[-1].summary if stages else None
     median_us, hop_us = total.p50.value_us if total else None, hop_ms * 1e3
     return ArtefactResult(
@@ -61,17 +64,18 @@ def artefact_result(candidate: Candidate, hop_ms: float, watch_start_s: float) -
             for start, end, n in candidate.turns
             if n
         ),
-        exits=_timed_exits(candidate, timer) if timer is not None and timed else candidate.exits,
-        gpu=_gpu_time(timer.gpu_us) if timer is not None and timer.gpu_us else None,
+        exits=_timed_exits(candidate, timer, intervals) if timer is not None and timed else candidate.exits,
+        gpu=_gpu_time(timer.gpu_us, intervals) if timer is not None and timer.gpu_us else None,
         catch_up_share=timer.catch_up_macs / timer.macs if timer is not None and timer.macs else None,
         paced=candidate.paced,
         cold_start=candidate.cold_start,
         sound_to_event=candidate.sound_to_event,
+        failures=candidate.failures,
         energy=candidate.energy or Energy(reason="not timed"),
     )
 
 
-def stage_results(timer: HopTimer) -> tuple[StageResult, ...]:
+def stage_results(timer: HopTimer, *, intervals: bool = True) -> tuple[StageResult, ...]:
     """All stages of a timer that has hops, `total` last; one that is not in the path says why."""
     columns, results = timer.columns_us(), []
     for name in _STAGE_NAMES:
@@ -79,24 +83,27 @@ def stage_results(timer: HopTimer) -> tuple[StageResult, ...]:
             results.append(StageResult(name=name, in_path=False, reason=timer.stages.left_out[name]))
         elif name in columns:
             samples_us = tuple(int(value) for value in columns[name].round())
-            results.append(
-                StageResult(name=name, in_path=True, summary=stats.summarise(columns[name]), samples_us=samples_us)
-            )
+            summary = stats.summarise(columns[name], interval=intervals)
+            results.append(StageResult(name=name, in_path=True, summary=summary, samples_us=samples_us))
     return tuple(results)
 
 
-def _gpu_time(gpu_us: Sequence[GpuTimes]) -> GpuTime:
+def _gpu_time(gpu_us: Sequence[GpuTimes], intervals: bool) -> GpuTime:
     kernels, copies = zip(*gpu_us, strict=True)
     return GpuTime(
-        kernels=stats.summarise(kernels),
-        copies=stats.summarise(copies),
+        kernels=stats.summarise(kernels, interval=intervals),
+        copies=stats.summarise(copies, interval=intervals),
         kernels_us=tuple(round(value, 1) for value in kernels),
         copies_us=tuple(round(value, 1) for value in copies),
     )
 
 
 def exit_shares(
-    candidate: Candidate, taken: Sequence[int], inference_us: NDArray[np.float64] | None = None
+    candidate: Candidate,
+    taken: Sequence[int],
+    inference_us: NDArray[np.float64] | None = None,
+    *,
+    intervals: bool = True,
 ) -> tuple[ExitShare, ...]:
     """One for each exit, the final one last; none without exits.
 
@@ -107,11 +114,13 @@ def exit_shares(
     shares = []
     for exit in range(classifier.n_exits if classifier and taken else 0):
         here = np.array([one == exit for one in taken], bool)
-        inference = stats.summarise(inference_us[here]) if inference_us is not None and here.any() else None
+        inference = None
+        if inference_us is not None and here.any():
+            inference = stats.summarise(inference_us[here], interval=intervals)
         shares.append(ExitShare(exit=exit, share=float(here.mean()), inference=inference))
     return tuple(shares)
 
 
-def _timed_exits(candidate: Candidate, timer: HopTimer) -> tuple[ExitShare, ...]:
+def _timed_exits(candidate: Candidate, timer: HopTimer, intervals: bool) -> tuple[ExitShare, ...]:
     inference_us = timer.columns_us()["inference"]
-    return exit_shares(candidate, timer.exits[: len(inference_us)], inference_us)
+    return exit_shares(candidate, timer.exits[: len(inference_us)], inference_us, intervals=intervals)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +30,8 @@ from edgeaudio.runtime.selfcheck import check_bundle
 
 logger = logging.getLogger(__name__)
 
+_BROKEN_OFF = "broken off by Ctrl-C"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -42,6 +44,20 @@ class Progress:
     artefact: str | None
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run has found. `about`: fields of `BenchResult` that are known already."""
+
+    candidates: Sequence[Candidate]
+    not_run: Sequence[NotRun]
+    incomplete: str | None
+    about: dict[str, Any]
+
+    def broken_off(self) -> Measured:
+        """The same of a run that Ctrl-C ended."""
+        return replace(self, incomplete=_BROKEN_OFF)
 
 
 @dataclass(frozen=True)
@@ -61,44 +77,54 @@ class Run:
     def tell(self, stage: str, artefact: str | None, done: int, total: int) -> None:
         self.on_progress(Progress(stage, artefact, done, total))
 
-    def result(
-        self, subjects: Sequence[Subject], device: str, run_id: str, *, skip: bool, board: BoardWatch | None
-    ) -> BenchResult:
-        bundle, options = self.bundle, self.options
+    def measured(self, subjects: Sequence[Subject], device: str, *, skip: bool, watch: BoardWatch) -> Measured:
+        """All that needs the machine as the options want it; from nothing of it anything is computed yet."""
+        options, incomplete = self.options, None
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        incomplete = None
-        with board or BoardWatch() as watch:
-            watch.rest(options.idle_s)
-            candidates, not_run = self.load(subjects, skip=skip)
-            self.warm_up(candidates)
-            timed = [candidate for candidate in candidates if candidate.loaded is not None]
-            with garbage_collector(enabled=options.gc_enabled):
-                overhead = measure_overhead(bundle, self.input_rate_hz)
-            try:
-                watch.timing()
-                self.measure(timed)
-                for candidate in timed:
-                    candidate.energy = self.energy(candidate, watch)
-            except KeyboardInterrupt:
-                incomplete = "broken off by Ctrl-C"
+        watch.rest(options.idle_s)
+        candidates, not_run = self.load(subjects, skip=skip)
+        self.warm_up(candidates)
+        timed = [candidate for candidate in candidates if candidate.loaded is not None]
+        with garbage_collector(enabled=options.gc_enabled):
+            overhead = measure_overhead(self.bundle, self.input_rate_hz)
+        try:
+            watch.timing()
+            self.measure(timed)
+            for candidate in timed:
+                candidate.energy = self.energy(candidate, watch)
+        except KeyboardInterrupt:
+            incomplete = _BROKEN_OFF
+        about = {
+            "started_at": started_at,
+            "gc_note": "on" if options.gc_enabled else "collected before each turn, off while timing",
+            "overhead": overhead,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "environment": describe_environment(device),
+        }
+        return Measured(candidates, not_run, incomplete, about)
+
+    def result(self, measured: Measured, watch: BoardWatch, run_id: str) -> BenchResult:
+        """Statistics and verdict. Broken off, it has no intervals: whoever breaks off does not wait for them."""
         result = self.record(
-            candidates,
-            not_run,
+            measured.candidates,
+            measured.not_run,
             watch.start_s,
+            incomplete=measured.incomplete,
             run_id=run_id,
-            started_at=started_at,
-            incomplete=incomplete,
-            gc_note="on" if options.gc_enabled else "collected before each turn, off while timing",
-            overhead=overhead,
-            peak_rss_bytes=peak_rss_bytes(),
-            environment=describe_environment(device),
             board=watch.record(),
-            ratios=ratios(timed),
+            ratios=ratios(measured.candidates) if measured.incomplete is None else (),
+            **measured.about,
         )
         return judged(result)
 
     def record(
-        self, candidates: Sequence[Candidate], not_run: Sequence[NotRun], start_s: float, **measured: Any
+        self,
+        candidates: Sequence[Candidate],
+        not_run: Sequence[NotRun],
+        start_s: float,
+        *,
+        incomplete: str | None = None,
+        **measured: Any,
     ) -> BenchResult:
         """Times of turns count from `start_s`."""
         bundle, manifest = self.bundle, self.bundle.manifest
@@ -113,8 +139,12 @@ class Run:
             hop_ms=manifest.window.hop_s(manifest.frontend) * 1e3,
             window_ms=manifest.window.duration_s(manifest.frontend) * 1e3,
             stream_s=bundle.golden.waveform.size / manifest.frontend.sample_rate,
-            artefacts=tuple(artefact_result(candidate, self.hop_ms(candidate), start_s) for candidate in candidates),
+            artefacts=tuple(
+                artefact_result(candidate, self.hop_ms(candidate), start_s, intervals=incomplete is None)
+                for candidate in candidates
+            ),
             not_run=tuple(not_run),
+            incomplete=incomplete,
             **measured,
         )
 

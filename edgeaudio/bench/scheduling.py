@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.errors import ConfigError, UnsupportedError
@@ -23,6 +23,21 @@ def scheduled(options: BenchOptions) -> Iterator[None]:
         if options.nice is not None:
             found.callback(_give_back_nice, _set_nice(options.nice))
         yield
+
+
+def same_place() -> Callable[[], None]:
+    """What puts the thread that calls it onto the cores of this one, with its priority, as far as that is allowed."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def take() -> None:
+        # Cores may have gone meanwhile.
+        with contextlib.suppress(OSError):
+            if cores is not None:
+                os.sched_setaffinity(0, cores)
+        _give_back_nice(nice)
+
+    return take
 
 
 def _set_cores(wanted: tuple[int, ...]) -> set[int]:

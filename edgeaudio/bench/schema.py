@@ -24,6 +24,8 @@ StageName = Literal["wait", "resample", "frontend", "inference", "decision", "to
 Form = Literal["windowed", "stateful", "exits", "stateful-exits", "foreign"]
 #: `estimated`: counted on an emulated processor, never timed.
 ResultKind = Literal["measured", "estimated"]
+#: What is measured beside the hops of an artefact and may fail without them.
+Beside = Literal["cold_start", "sound_to_event"]
 VerdictLevel = Literal["valid", "suspect", "invalid"]
 _LEVELS: tuple[VerdictLevel, ...] = ("valid", "suspect", "invalid")
 
@@ -291,6 +293,7 @@ class ArtefactResult(Spec):
     paced: Paced | None = None
     cold_start: ColdStart | None = None
     sound_to_event: SoundToEvent | None = None
+    failures: dict[Beside, str] = Field(default_factory=dict, description="what broke off, and why; the rest counts")
     energy: Energy | None = None
     estimate: InstructionEstimate | None = None
     verdict: Verdict = Field(NOT_JUDGED, description="of `edgeaudio.bench.verdict.judged`, and again by every reader")

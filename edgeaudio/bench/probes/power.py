@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from edgeaudio.bench.board import BoardKind
 from edgeaudio.bench.probes.probe import rails_w
 from edgeaudio.bench.probes.system import Machine, Recording, Snapshot
+from edgeaudio.bench.scheduling import same_place
 from edgeaudio.bench.schema import Energy
 
 READING_INTERVAL_S = 0.25
@@ -50,11 +51,14 @@ def whole_board_w(kind: BoardKind, rails: Mapping[str, float]) -> tuple[str, flo
 
 
 @contextmanager
-def repeated(action: Callable[[], None], interval_s: Callable[[], float]) -> Iterator[None]:
-    """Call `action` in a thread of its own while the block runs, first after one interval."""
+def repeated(
+    action: Callable[[], None], interval_s: Callable[[], float], prepare: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Call `action` in a thread of its own while the block runs, first after one interval; `prepare` before that."""
     stop = threading.Event()
 
     def loop() -> None:
+        prepare()
         while not stop.wait(interval_s()):
             action()
 
@@ -82,6 +86,8 @@ class PowerMeter:
     def __init__(self, machine: Machine, kind: BoardKind) -> None:
         self._kind = kind
         self._recording = Recording(machine)
+        # Where work is put later, readings of its power need not be.
+        self._go_back = same_place()
         rails = rails_w(kind, self._recording)
         self.reason: str | None = None
         if not rails:
@@ -94,8 +100,12 @@ class PowerMeter:
         if self.reason is not None:
             return self.reason
         taken: list[Snapshot] = []
-        # Parsed afterwards: in the thread only files are read and commands run.
-        with repeated(lambda: taken.append(self._recording.again(commands=True)), lambda: READING_INTERVAL_S):
+
+        def read() -> None:
+            # Parsed afterwards: in the thread only files are read and commands run.
+            taken.append(self._recording.again(commands=True))
+
+        with repeated(read, lambda: READING_INTERVAL_S, self._go_back):
             work()
         return mean_power([whole_board_w(self._kind, rails_w(self._kind, snapshot)) for snapshot in taken])
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeaudio.bench import harness, rounds
+from edgeaudio.bench import harness, rounds, stats
 from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.candidate import Candidate
 from edgeaudio.bench.devices.config import LocalSpec
@@ -33,6 +33,8 @@ from edgeaudio.frontend.choice import FrontendChoice
 from tests.boards import recorded_board
 from tests.frontends import FRONTENDS
 from tests.tiny_bundle import FakeEngine, Float32, tiny_bundle
+from tests.tiny_chained import NAMES as FORMS
+from tests.tiny_chained import chained_bundle
 
 QUICK = BenchOptions(min_hops=30, min_seconds=0, warmup_hops=2, rounds=2)
 ALL = ("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8")
@@ -231,6 +233,50 @@ def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch
     bench_bundle(tiny_bundle("onnx-fp32"), options=QUICK.model_copy(update={"gc_enabled": enabled}))
     assert seen == [enabled, enabled]
     assert gc.isenabled()
+
+
+def test_a_run_that_breaks_off_keeps_its_samples_and_waits_for_no_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, turns = rounds.run_turn, []
+
+    def interrupted(candidate: Candidate, hops: int, seconds: float) -> None:
+        if len(turns) == 3:
+            raise KeyboardInterrupt
+        turns.append(candidate.name)
+        real(candidate, hops, seconds)
+
+    names, options = FORMS[:2], QUICK.model_copy(update={"min_hops": 60})
+    assert [ratio.stage for ratio in bench_bundle(chained_bundle(), names, options=options).ratios] == [
+        "inference",
+        "total",
+    ]
+    monkeypatch.setattr(rounds, "run_turn", interrupted)
+    result = bench_bundle(chained_bundle(), names, options=options)
+    assert result.incomplete == "broken off by Ctrl-C"
+    assert result.ratios == ()
+    assert [item.n_hops for item in result.artefacts] == [30, 60]
+    summaries = [stage.summary for item in result.artefacts for stage in item.stages if stage.summary]
+    assert {summary.n for summary in summaries} == {30, 60}
+    assert {summary.p50_interval_us for summary in summaries} == {None}
+    assert result.artefacts[0].verdict.reasons[0].code == "incomplete"
+
+
+@pytest.mark.usefixtures("fake_engines")
+@pytest.mark.parametrize("late", [(BoardWatch, "__exit__"), (stats, "intervals_us")], ids=["end", "statistics"])
+def test_what_was_measured_outlives_an_interrupt_that_comes_after_it(
+    late: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(*late)
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*late, interrupted)
+    result = bench_bundle(tiny_bundle("onnx-fp32"), options=QUICK)
+    assert result.incomplete == "broken off by Ctrl-C"
+    assert result.artefacts[0].n_hops == 30
+    assert result.board is not None
+    assert result.board.samples[-1].phase == "after"
 
 
 @pytest.mark.usefixtures("fake_engines")

@@ -14,7 +14,7 @@ from edgeaudio.bench.candidate import Candidate
 from edgeaudio.bench.golden_audio import LoopedAudio
 from edgeaudio.bench.harness import Progress, bench_bundle
 from edgeaudio.bench.marked_sounds import MarkedAudio, MarkedSounds, MarkedSource, expected_events, hear
-from edgeaudio.bench.schema import BenchOptions, Paced
+from edgeaudio.bench.schema import BenchOptions, Paced, SoundToEvent
 from edgeaudio.bundle import Bundle, bundle_bytes
 from edgeaudio.runtime.classifier import Classifier, ScoredWindow
 from edgeaudio.runtime.live import Stream
@@ -178,6 +178,25 @@ def test_the_live_stream_hears_every_sound_and_each_line_is_timed(monkeypatch: p
         assert stream.health.events == 2
         assert isinstance(stream.source, MarkedSource)
     assert [one.artefact for one in told if one.stage == "marked-sounds"] == [*NAMES[:2], None]
+
+
+def test_a_stream_that_fails_costs_its_artefact_the_sounds_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = marked_sounds.hear
+
+    def out_of_memory(classifier: Classifier, *arguments: Any) -> SoundToEvent:
+        if not classifier.stateful:
+            raise MemoryError("no 8 MiB")
+        return real(classifier, *arguments)
+
+    monkeypatch.setattr(marked_sounds, "hear", out_of_memory)
+    options = QUICK.model_copy(update={"marked_sounds": 1})
+    result = bench_bundle(chained_bundle(), NAMES[:2], options=options)
+    windowed, stateful = result.artefacts
+    assert (windowed.sound_to_event, windowed.failures) == (None, {"sound_to_event": "MemoryError: no 8 MiB"})
+    assert stateful.sound_to_event is not None
+    assert stateful.failures == {}
+    assert min(item.n_hops for item in result.artefacts) >= 20
+    assert result.incomplete is None
 
 
 def test_a_sound_that_makes_no_event_is_not_heard() -> None:

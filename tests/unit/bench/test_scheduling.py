@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeaudio.bench.harness import bench_bundle
+from edgeaudio.bench.probes import BoardWatch, power
+from edgeaudio.bench.probes.system import Recording, Snapshot
 from edgeaudio.bench.scheduling import scheduled
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.errors import ConfigError, UnsupportedError
+from tests.boards import recorded_board
 from tests.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system knows no affinity")
@@ -43,6 +48,34 @@ def test_without_the_options_nothing_is_touched(priority: list[int]) -> None:
     result = bench_bundle(tiny_bundle("onnx-fp32"), options=BenchOptions(**QUICK))
     assert (result.environment.affinity, result.environment.nice) == (tuple(sorted(before)), 0)
     assert priority == [0]
+
+
+def test_neither_the_watch_nor_the_readings_of_power_are_put_onto_the_measured_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = os.sched_getaffinity(0)
+    if len(found) < 2:
+        pytest.skip("one core is all there is")
+    seen: list[tuple[bool, set[int]]] = []
+    root, runner = recorded_board("jetson-orin-nano", tmp_path)
+    again = Recording.again
+
+    def spy(recording: Recording, *, commands: bool = True) -> Snapshot:
+        thread = threading.current_thread()
+        seen.append((thread is not threading.main_thread(), os.sched_getaffinity(0)))
+        return again(recording, commands=commands)
+
+    monkeypatch.setattr(power, "READING_INTERVAL_S", 0.002)
+    monkeypatch.setattr(Recording, "again", spy)
+    options = BenchOptions(**QUICK, affinity=(max(found),), idle_s=0.1)
+    watch = BoardWatch(root, runner, interval_s=0.01)
+    [item] = bench_bundle(tiny_bundle("onnx-fp32"), options=options, board=watch).artefacts
+    assert item.energy is not None
+    assert item.energy.rail == "VDD_IN"
+    assert item.energy.busy_w is not None
+    assert {cores == found for beside, cores in seen if beside} == {True}
+    # The thread that measures was there meanwhile.
+    assert {max(found)} in [cores for beside, cores in seen if not beside]
 
 
 @pytest.mark.parametrize("core", [4_000, -1, 10**30])

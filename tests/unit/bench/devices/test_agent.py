@@ -22,6 +22,7 @@ from edgeaudio.bench.devices.protocol import AGENT_KINDS, Message, MessageReader
 from edgeaudio.bench.devices.transport import STOP
 from edgeaudio.bench.schema import BenchOptions
 from edgeaudio.bundle.container import pack
+from tests.boards import recorded_board
 from tests.stream_driver import eventually
 from tests.tiny_bundle import tiny_bundle
 
@@ -152,13 +153,18 @@ def until_timing(process: subprocess.Popen[bytes]) -> bytes:
     return said
 
 
+def tell_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """As the host does."""
+    assert process.stdin is not None
+    process.stdin.write(STOP)
+    process.stdin.flush()
+
+
 def test_what_it_has_measured_when_it_is_told_to_stop_is_told_as_a_part(tmp_path: Path) -> None:
     process = start(tmp_path, request(LONG))
     said = until_timing(process)
     time.sleep(0.5)
-    assert process.stdin is not None
-    process.stdin.write(STOP)
-    process.stdin.flush()
+    tell_to_stop(process)
     messages = messages_of(said + finish(process))
     check_complete(messages)
     [head] = [message.body["head"] for message in messages if message.kind == "result"]
@@ -190,22 +196,108 @@ def test_a_package_that_is_missing_is_told(tmp_path: Path) -> None:
     assert "psutil" in error["body"]["message"]
 
 
-def test_it_says_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = (
-        "import sys; from edgeaudio.bench import agent; agent.ALIVE_S = 0.05; sys.exit(agent.main(sys.argv[1], '300'))"
-    )
-    folder = tmp_path / RUN
+def start_changed(
+    folder: Path, asked: AgentRequest, change: str, *arguments: str, **environment: str
+) -> subprocess.Popen[bytes]:
+    """The agent of these sources on `folder`, after the program `change`, which may use `arguments`."""
     folder.mkdir()
-    (folder / REQUEST_FILE).write_text(request(LONG).model_dump_json())
+    (folder / REQUEST_FILE).write_text(asked.model_dump_json())
     (folder / BUNDLE_FILE).write_bytes(pack(BUNDLE.entries))
     root = Path(agent.__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(folder)],
+    program = f"import sys; from edgeaudio.bench import agent; {change}; sys.exit(agent.main(sys.argv[1], '300'))"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
     )
+
+
+#: `--set-performance` on the files of a recorded board.
+HOLDING = (
+    "import functools, pathlib; from edgeaudio.bench import harness; root, notes = map(pathlib.Path, sys.argv[2:]); "
+    "harness.performance_governor = functools.partial(harness.performance_governor, root=root, folder=notes)"
+)
+
+
+@pytest.fixture
+def board_files(tmp_path: Path) -> tuple[str, str, Path]:
+    """Root and journal for `HOLDING`, and the governor there."""
+    root, _ = recorded_board("raspberry-pi-5", tmp_path)
+    governor = root / "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    assert governor.read_text() == "ondemand\n"
+    return str(root), str(tmp_path / "journal"), governor
+
+
+def test_statistics_of_a_slow_board_cost_neither_the_partial_result_nor_the_governor(
+    tmp_path: Path, board_files: tuple[str, str, Path]
+) -> None:
+    root, journal, governor = board_files
+    slow = "import time; from edgeaudio.bench import stats; stats.intervals_us = lambda *_, **__: time.sleep(300)"
+    asked = request(LONG.model_copy(update={"set_performance": True}))
+    process = start_changed(tmp_path / RUN, asked, f"{slow}; {HOLDING}", root, journal)
+    said = until_timing(process)
+    assert governor.read_text() == "performance\n"
+    time.sleep(0.5)
+    tell_to_stop(process)
+    messages = messages_of(said + finish(process))
+    check_complete(messages)
+    [head] = [message.body["head"] for message in messages if message.kind == "result"]
+    assert head["incomplete"] == "stopped by the user"
+    assert sum(message.body["n_hops"] for message in messages if message.kind == "artefact") > 0
+    assert governor.read_text() == "ondemand\n"
+
+
+def test_the_machine_is_given_back_before_statistics_are_made(
+    tmp_path: Path, board_files: tuple[str, str, Path]
+) -> None:
+    root, journal, governor = board_files
+    slow = (
+        "import time; from edgeaudio.bench import stats; "
+        "stats.intervals_us = lambda *_, **__: print('statistics', file=sys.stderr, flush=True) or time.sleep(300)"
+    )
+    asked = request(QUICK.model_copy(update={"set_performance": True}))
+    process = start_changed(tmp_path / RUN, asked, f"{slow}; {HOLDING}", root, journal)
+    assert process.stderr is not None
+    while b"statistics" not in process.stderr.readline():
+        assert process.poll() is None
+    assert governor.read_text() == "ondemand\n"
+    process.send_signal(signal.SIGTERM)
+    messages = messages_of(finish(process))
+    check_complete(messages)
+    # All was timed, and only the intervals are missing.
+    assert [message.body["n_hops"] for message in messages if message.kind == "artefact"] == [20] * 4
+
+
+def test_an_agent_that_is_stuck_is_ended_and_leaves_nothing_behind(
+    tmp_path: Path, board_files: tuple[str, str, Path]
+) -> None:
+    root, journal, governor = board_files
+    stuck = (
+        # Minutes in C without Python's lock, where Python's handlers of signals do not run.
+        "import hashlib; agent._PATIENCE_S = 0.5; from edgeaudio.bench import cold_start; "
+        "cold_start._start = lambda _: print('stuck', file=sys.stderr, flush=True) "
+        "or hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)"
+    )
+    asked = request(QUICK.model_copy(update={"set_performance": True, "cold_starts": 1}))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    change = f"{stuck}; {HOLDING}"
+    process = start_changed(tmp_path / RUN, asked, change, root, journal, TMPDIR=str(temporary))
+    assert process.stderr is not None
+    while b"stuck" not in process.stderr.readline():
+        assert process.poll() is None
+    assert governor.read_text() == "performance\n"
+    finish(process, hang_up=True)
+    assert process.returncode == 1
+    assert governor.read_text() == "ondemand\n"
+    assert not (tmp_path / RUN).exists()
+    assert list(temporary.iterdir()) == []
+
+
+def test_it_says_that_it_is_alive(tmp_path: Path) -> None:
+    process = start_changed(tmp_path / RUN, request(LONG), "agent.ALIVE_S = 0.05")
     reader = MessageReader(AGENT_KINDS)
     eventually(lambda: [reader.line(first_line(process).rstrip())] and reader.messages[-1].kind == "alive")
     finish(process, hang_up=True)
