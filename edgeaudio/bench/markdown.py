@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from edgeaudio.bench.metrics import METRICS, Figure, own_hop_ms
+from edgeaudio.bench.metrics import METRICS, Figure, broken_off, own_hop_ms
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.spec.text import printable
 
@@ -108,4 +108,5 @@ def _notes(result: BenchResult) -> list[str]:
     notes += [
         f"- {escaped(item.artefact)} answers every {hop_ms:g} ms." for item, hop_ms in often if hop_ms is not None
     ]
+    notes += [f"- {escaped(text)}" for text in broken_off(result)]
     return notes + [f"- {escaped(item.artefact)} was not run: {escaped(item.reason)}." for item in result.not_run]

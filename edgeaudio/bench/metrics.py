@@ -205,3 +205,15 @@ def _all_metrics() -> Iterator[Metric]:
 
 #: Metric name -> metric, in the order of columns.
 METRICS: Final[dict[str, Metric]] = {metric.name: metric for metric in _all_metrics()}
+
+
+_BESIDE = {"cold_start": "cold starts", "sound_to_event": "sounds in a stream"}
+
+
+def broken_off(result: BenchResult) -> list[str]:
+    """What of an artefact was begun and could not be measured, and why, a sentence each."""
+    return [
+        f"{item.artefact}: {_BESIDE[what]} broke off: {why.rstrip('.')}."
+        for item in result.artefacts
+        for what, why in item.failures.items()
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from edgeaudio.bench.board import BoardSample
-from edgeaudio.bench.metrics import fair_ratios, own_hop_ms, refusals
+from edgeaudio.bench.metrics import broken_off, fair_ratios, own_hop_ms, refusals
 from edgeaudio.bench.schema import ArtefactResult, BenchResult, InstructionEstimate, Percentile, StageName, Summary
 from edgeaudio.spec.text import printable
 
@@ -205,6 +205,7 @@ def _foot(result: BenchResult, width: int) -> str:
     often = ((item.artefact, own_hop_ms(item, result)) for item in result.artefacts)
     lines += [f"{artefact} answers every {hop_ms:g} ms" for artefact, hop_ms in often if hop_ms is not None]
     lines += [f"{item.artefact} not run: {item.reason}" for item in result.not_run]
+    lines += broken_off(result)
     notes = ((item.artefact, item.engine_info.get("note")) for item in result.artefacts)
     lines += [f"{artefact}: {note}." for artefact, note in notes if note]
     lines += [f"{item.artefact}: {text}" for item in result.artefacts for text in refusals(item)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from edgeaudio.bench.board import BoardSample, Phase
-from edgeaudio.bench.metrics import refusals
+from edgeaudio.bench.metrics import broken_off, refusals
 from edgeaudio.bench.schema import ArtefactResult, BenchResult
 from edgeaudio.report.words import kib, plain
 
@@ -39,6 +39,7 @@ def not_measured(result: BenchResult) -> list[str]:
     found = [f"{plain(item.artefact)} was not run: {item.reason}." for item in result.not_run]
     if result.kind == "estimated":
         return [*found, "Times, memory and energy: no device was used, instructions were counted instead."]
+    found += broken_off(result)
     items = result.artefacts
     options = {
         "Hops at the rate of real time (--pace S).": any(item.paced for item in items),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from edgeaudio.bench.markdown import markdown_text
 from edgeaudio.bench.metrics import fair_ratios, refusals
 from edgeaudio.bench.schema import BenchResult, Ratio
 from edgeaudio.bench.table import WIDTH, format_table
+from edgeaudio.report.bench_words import not_measured
 from tests import bench_records as records
 
 LONG = "onnx-int8-stateful-exits"
@@ -94,3 +96,11 @@ def test_an_estimate_is_called_one_and_has_no_times() -> None:
 def test_reasons_and_a_broken_run_are_said() -> None:
     assert "the run broke off: the connection to pi4 was lost" in format_table(RUNS["incomplete"])
     assert "onnx-int8 is invalid: the board slowed itself down: throttled." in format_table(RUNS["throttled"])
+
+
+def test_what_broke_off_is_said_in_every_form() -> None:
+    run = records.result(records.artefact("onnx-int8", failures={"cold_start": "killed on the device; out of memory?"}))
+    said = "onnx-int8: cold starts broke off: killed on the device; out of memory?."
+    assert said in " ".join(format_table(run).split())
+    assert "cold starts broke off" in markdown_text([run])
+    assert any("cold starts broke off" in text for text in not_measured(run))
