@@ -14,8 +14,10 @@ from edgeaudio.bench.devices.protocol import Message
 from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
 from edgeaudio.bench.harness import new_run_id
+from edgeaudio.bench.marked_sounds import MarkedSounds
 from edgeaudio.bench.schema import BenchResult
 from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
+from edgeaudio.bundle import Bundle
 from edgeaudio.bundle.container import pack
 from edgeaudio.errors import UnsupportedError
 
@@ -23,6 +25,8 @@ from edgeaudio.errors import UnsupportedError
 _RUN_S, _ARTEFACT_S = 300.0, 60.0
 # A hop on the slowest board that is worth waiting for.
 _SLOW_HOP_S = 0.5
+# Of its length: a sound is first heard without a clock, which takes a slow board as long as with one.
+_SOUND_HEARD = 2
 _LOOK_S = 180.0
 
 
@@ -140,10 +144,22 @@ def default_deadline_s(job: BenchJob) -> float:
     n_artefacts = len(subjects) + len(job.foreign)
     hops = options.min_hops + options.warmup_hops
     each_s = _ARTEFACT_S + 2 * options.min_seconds + _SLOW_HOP_S * hops + 2 * options.paced_s
-    each_s += options.cold_starts * _ARTEFACT_S + options.marked_sounds * 2.0
+    # Power is read again while each artefact works.
+    each_s += options.idle_s
+    if options.cold_starts:
+        # One comes first that is not counted.
+        each_s += (options.cold_starts + 1) * _ARTEFACT_S
+    if options.marked_sounds:
+        each_s += options.marked_sounds * _SOUND_HEARD * _marked_sound_s(job.bundle)
     heard_samples = 0.0 if clips is None else clips.duration_s * job.bundle.manifest.frontend.sample_rate
     heard_hops = sum(heard_samples / subject.hop_samples for subject in subjects)
     return _RUN_S + options.idle_s + n_artefacts * each_s + _SLOW_HOP_S * heard_hops
+
+
+def _marked_sound_s(bundle: Bundle) -> float:
+    """A marked sound with the pauses on both its sides."""
+    rate = bundle.manifest.frontend.sample_rate
+    return max(len(audio.waveform) / rate for audio in MarkedSounds(bundle, rate).lots(1))
 
 
 def _formats(job: BenchJob) -> set[str] | None:
