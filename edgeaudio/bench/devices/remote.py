@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRequest, foreign_file
 from edgeaudio.bench.base import BenchJob, OnProgress
+from edgeaudio.bench.board import Board
 from edgeaudio.bench.devices.collect import broken_off, collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
 from edgeaudio.bench.devices.protocol import Message
@@ -19,7 +20,7 @@ from edgeaudio.bench.schema import BenchResult
 from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
 from edgeaudio.bundle import Bundle
 from edgeaudio.bundle.container import pack
-from edgeaudio.errors import UnsupportedError
+from edgeaudio.errors import ConfigError, UnsupportedError, VerificationError
 
 #: Of a run, beside what it measures: connecting, sending, imports, checks, clean-up; and per artefact to load.
 _RUN_S, _ARTEFACT_S = 300.0, 60.0
@@ -115,6 +116,7 @@ class RemoteDevice:
 
         Raises:
             DeviceError: it cannot be reached. UnsupportedError: it lacks what these rooms import.
+            VerificationError: what it answers is no board.
         """
         session = self._session(_LOOK_S)
         request = AgentRequest(task="probe", run_id=session.run_id, device=self.name)
@@ -122,7 +124,12 @@ class RemoteDevice:
         findings = preflight(description, self._transport.by_hand)
         self._require([item for item in findings if not item.subject.startswith("engine")])
         messages = session.run_agent(description, {REQUEST_FILE: request.model_dump_json().encode()})
-        return next(message.body for message in messages if message.kind == "result")
+        told = next((message.body.get("board") for message in messages if message.kind == "result"), None)
+        try:
+            board = Board.parse(told, source=self.name)
+        except ConfigError as error:
+            raise VerificationError(f"{self.name}: what it answers is no board: {error}") from error
+        return {"board": board.model_dump(mode="json")}
 
     def _session(
         self, deadline_s: float, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
