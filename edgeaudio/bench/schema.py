@@ -160,7 +160,9 @@ class Paced(Spec):
 
     n_hops: int = Field(ge=1)
     timed_s: float = Field(ge=0)
-    deadline_ms: float = Field(description="a hop that is answered later than this after its last sample is missed")
+    deadline_ms: float = Field(
+        gt=0, description="a hop that is answered later than this after its last sample is missed"
+    )
     deadline_misses: int = Field(ge=0)
     stages: tuple[StageResult, ...]
     load: LoadState | None = None
@@ -177,8 +179,8 @@ class ColdStart(Spec):
     import_ms: tuple[float, ...]
     load_ms: tuple[float, ...]
     first_inference_ms: tuple[float, ...]
-    peak_rss_bytes: int
-    pss_bytes: int | None = Field(None, description="the share of this process in pages that others share too")
+    peak_rss_bytes: int = Field(ge=0)
+    pss_bytes: int | None = Field(None, ge=0, description="the share of this process in pages that others share too")
 
 
 class SoundToEvent(Spec):
@@ -270,7 +272,7 @@ class ArtefactResult(Spec):
     precision: str
     size_bytes: int = Field(ge=0)
     sha256: str = Field(description="of the file; of several stages, of their digests in order")
-    hop_ms: float | None = Field(None, description="its own: a stateful form answers each of its steps")
+    hop_ms: float | None = Field(None, gt=0, description="its own: a stateful form answers each of its steps")
     parity: ParityCheck | None = Field(description="None: a foreign file has no golden vectors")
     accuracy: AccuracyCheck | None = None
     load_ms: float | None = Field(None, ge=0, description="verified bytes to a ready classifier, library imported")
@@ -350,7 +352,7 @@ class BenchResult(Spec):
     )
     gc_note: str
     overhead: Overhead
-    peak_rss_bytes: int = Field(description="of the whole process, all artefacts loaded")
+    peak_rss_bytes: int = Field(ge=0, description="of the whole process, all artefacts loaded")
     environment: Environment
     board: BoardRecord | None = None
     artefacts: tuple[ArtefactResult, ...]

@@ -16,7 +16,7 @@ from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
 from edgeaudio.bench.harness import new_run_id
 from edgeaudio.bench.marked_sounds import MarkedSounds
-from edgeaudio.bench.schema import BenchResult
+from edgeaudio.bench.schema import BenchResult, ResultKind
 from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
 from edgeaudio.bundle import Bundle
 from edgeaudio.bundle.container import pack
@@ -79,7 +79,8 @@ class RemoteDevice:
         why = broken_off(messages)
         if why is not None:
             raise session.broken(f"{self.name}: {why}", messages)
-        result = collect(messages, job, self.name, session.run_id, elapsed_s)
+        kind: ResultKind = "estimated" if self._counted_hops else "measured"
+        result = collect(messages, job, self.name, session.run_id, elapsed_s, kind=kind)
         # Boards without a battery do not know what day it is.
         return result.model_copy(update={"started_at": started_at}), messages
 
