@@ -213,10 +213,13 @@ def _lookable(names: list[str] | None, file: Path | None) -> dict[str, RemoteDev
 
 
 def _print_findings(name: str, description: Description, findings: Sequence[Finding]) -> None:
-    print(f"{name}: {description.model or description.architecture}, {description.os}, {description.cores} cores")
+    from edgeaudio.spec.text import printable  # All of it is what the device says.
+
+    board = f"{description.model or description.architecture}, {description.os}, {description.cores} cores"
+    print(f"{name}: {printable(board)}")
     rows = [(item.subject, item.grade, item.found, item.wanted) for item in findings]
     print_table(("FOR", "STATE", "FOUND", "WANTED"), rows)
     for item in findings:
         if item.mend is not None:
-            print(f"\n{item.subject}:\n  {item.mend}")
+            print(f"\n{printable(item.subject)}:\n  {printable(item.mend)}")
     print()

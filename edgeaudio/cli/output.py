@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_NOT_PLAIN = re.compile(r"[^\n -~]")
 
 
 def to_jsonable(value: Any) -> Any:
@@ -27,16 +30,22 @@ def to_jsonable(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One indented JSON document on stdout."""
-    print(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(_json(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """One JSON object on one line, flushed at once: the reader may be a live pipe."""
-    print(json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False), flush=True)
+    print(_json(value), flush=True)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON in which letters stay letters, and what a terminal would obey is escaped."""
+    text = json.dumps(to_jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return _NOT_PLAIN.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Left-aligned columns, two spaces apart."""
+    """Left-aligned columns, two spaces apart. What cannot be shown of a text is shown as its number."""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
@@ -44,9 +53,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def print_fields(value: Any, indent: int = 0) -> None:
-    """Nested names and values, one per line, the names of a level aligned."""
-    value = to_jsonable(value)
-    width = max((len(str(key)) for key, item in value.items() if not _is_nested(item)), default=0)
+    """Nested names and values, one per line, the names of a level aligned; texts as in `print_table`."""
+    value = {_cell(key): item for key, item in to_jsonable(value).items()}
+    width = max((len(key) for key, item in value.items() if not _is_nested(item)), default=0)
     for key, item in value.items():
         if not _is_nested(item):
             print(f"{' ' * indent}{key:<{width}}  {_cell(item)}")
@@ -82,4 +91,6 @@ def _cell(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(_cell(item) for item in value) or "-"
-    return str(value)
+    from edgeaudio.spec.text import printable  # Not for every --help: it is in a room that imports pydantic.
+
+    return printable(str(value))

@@ -317,7 +317,7 @@ def open_fake(name: str, spec: FakeSpec) -> RemoteDevice:
 
 
 def answer_with(result: BenchResult) -> Answer:
-    """The agent of a board that has measured `result` before, and says the same whatever bundle it gets.
+    """The agent of a board that has measured `result`, of the same bundle, before.
 
     Nothing was measured, so no artefact passes its parity check.
     """
@@ -344,7 +344,6 @@ def as_asked(result: BenchResult, request: AgentRequest) -> BenchResult:
     ]
     changed = {
         "run_id": request.run_id,
-        "bundle_sha256": request.bundle_sha256,
         "threads": request.threads,
         "options": request.options,
         "environment": result.environment.model_copy(update={"device": request.device}),

@@ -8,21 +8,27 @@ from typing import Any
 
 from edgeaudio.bench.agent import BUNDLE_FILE, CLIPS_FILE, REQUEST_FILE, AgentRequest, foreign_file
 from edgeaudio.bench.base import BenchJob, OnProgress
+from edgeaudio.bench.board import Board
 from edgeaudio.bench.devices.collect import broken_off, collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
 from edgeaudio.bench.devices.protocol import Message
+from edgeaudio.bench.devices.recompute import subjects_of
 from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
 from edgeaudio.bench.harness import new_run_id
-from edgeaudio.bench.schema import BenchResult
-from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
+from edgeaudio.bench.marked_sounds import MarkedSounds
+from edgeaudio.bench.schema import MAX_RUN_HOPS, BenchResult, ResultKind
+from edgeaudio.bench.subjects import BundleSubject
+from edgeaudio.bundle import Bundle
 from edgeaudio.bundle.container import pack
-from edgeaudio.errors import UnsupportedError
+from edgeaudio.errors import ConfigError, UnsupportedError, VerificationError
 
 #: Of a run, beside what it measures: connecting, sending, imports, checks, clean-up; and per artefact to load.
 _RUN_S, _ARTEFACT_S = 300.0, 60.0
 # A hop on the slowest board that is worth waiting for.
 _SLOW_HOP_S = 0.5
+# Of its length: a sound is first heard without a clock, which takes a slow board as long as with one.
+_SOUND_HEARD = 2
 _LOOK_S = 180.0
 
 
@@ -55,6 +61,7 @@ class RemoteDevice:
         """See `Device.bench`.
 
         Raises:
+            ConfigError: more samples are asked for than may come back.
             VerificationError: what came back is not of this run, or cannot be true.
         """
         return self.run(job, on_progress=on_progress, interrupted=interrupted)[0]
@@ -64,6 +71,7 @@ class RemoteDevice:
     ) -> tuple[BenchResult, list[Message]]:
         """As `bench`, with all that the device said."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        check_size(job)
         session = self._session(job.deadline_s or self._deadline_s or default_deadline_s(job), on_progress, interrupted)
         files = self._files(job, session.run_id)
         description = session.describe()
@@ -74,7 +82,8 @@ class RemoteDevice:
         why = broken_off(messages)
         if why is not None:
             raise session.broken(f"{self.name}: {why}", messages)
-        result = collect(messages, job, self.name, session.run_id, elapsed_s)
+        kind: ResultKind = "estimated" if self._counted_hops else "measured"
+        result = collect(messages, job, self.name, session.run_id, elapsed_s, kind=kind)
         # Boards without a battery do not know what day it is.
         return result.model_copy(update={"started_at": started_at}), messages
 
@@ -111,6 +120,7 @@ class RemoteDevice:
 
         Raises:
             DeviceError: it cannot be reached. UnsupportedError: it lacks what these rooms import.
+            VerificationError: what it answers is no board.
         """
         session = self._session(_LOOK_S)
         request = AgentRequest(task="probe", run_id=session.run_id, device=self.name)
@@ -118,7 +128,12 @@ class RemoteDevice:
         findings = preflight(description, self._transport.by_hand)
         self._require([item for item in findings if not item.subject.startswith("engine")])
         messages = session.run_agent(description, {REQUEST_FILE: request.model_dump_json().encode()})
-        return next(message.body for message in messages if message.kind == "result")
+        told = next((message.body.get("board") for message in messages if message.kind == "result"), None)
+        try:
+            board = Board.parse(told, source=self.name)
+        except ConfigError as error:
+            raise VerificationError(f"{self.name}: what it answers is no board: {error}") from error
+        return {"board": board.model_dump(mode="json")}
 
     def _session(
         self, deadline_s: float, on_progress: OnProgress | None = None, interrupted: threading.Event | None = None
@@ -133,6 +148,18 @@ class RemoteDevice:
             raise UnsupportedError(f"{self.name} cannot run this: {lacks}. See 'edgeaudio devices doctor {self.name}'")
 
 
+def check_size(job: BenchJob) -> None:
+    """Raise ConfigError where the samples of all artefacts together are more than a device may send."""
+    rate_hz, options = job.bundle.manifest.frontend.sample_rate, job.options
+    hops_s = [subject.hop_samples / rate_hz for subject in subjects_of(job).values()]
+    n_hops = sum(options.min_hops + options.paced_s / hop_s for hop_s in hops_s)
+    if n_hops > MAX_RUN_HOPS:
+        raise ConfigError(
+            f"{n_hops:.0f} hops of {len(hops_s)} artefacts: the samples of at most {MAX_RUN_HOPS} come back from a "
+            "device. Ask for fewer hops, fewer paced seconds, or fewer artefacts in one run."
+        )
+
+
 def default_deadline_s(job: BenchJob) -> float:
     """Long enough for a slow board: it ends what hangs, not what takes its time."""
     options, clips = job.options, job.clips
@@ -140,10 +167,22 @@ def default_deadline_s(job: BenchJob) -> float:
     n_artefacts = len(subjects) + len(job.foreign)
     hops = options.min_hops + options.warmup_hops
     each_s = _ARTEFACT_S + 2 * options.min_seconds + _SLOW_HOP_S * hops + 2 * options.paced_s
-    each_s += options.cold_starts * _ARTEFACT_S + options.marked_sounds * 2.0
+    # Power is read again while each artefact works.
+    each_s += options.idle_s
+    if options.cold_starts:
+        # One comes first that is not counted.
+        each_s += (options.cold_starts + 1) * _ARTEFACT_S
+    if options.marked_sounds:
+        each_s += options.marked_sounds * _SOUND_HEARD * _marked_sound_s(job.bundle)
     heard_samples = 0.0 if clips is None else clips.duration_s * job.bundle.manifest.frontend.sample_rate
     heard_hops = sum(heard_samples / subject.hop_samples for subject in subjects)
     return _RUN_S + options.idle_s + n_artefacts * each_s + _SLOW_HOP_S * heard_hops
+
+
+def _marked_sound_s(bundle: Bundle) -> float:
+    """A marked sound with the pauses on both its sides."""
+    rate = bundle.manifest.frontend.sample_rate
+    return max(len(audio.waveform) / rate for audio in MarkedSounds(bundle, rate).lots(1))
 
 
 def _formats(job: BenchJob) -> set[str] | None:
@@ -155,5 +194,4 @@ def _formats(job: BenchJob) -> set[str] | None:
 
 def _subjects(job: BenchJob) -> list[BundleSubject]:
     """What of the bundle is to be run."""
-    found = bundle_subjects(job.bundle, job.engine, job.options.forms)
-    return [subject for subject in found if job.artefacts == "all" or subject.name in job.artefacts]
+    return [subject for subject in subjects_of(job).values() if isinstance(subject, BundleSubject)]

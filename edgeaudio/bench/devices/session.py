@@ -100,7 +100,12 @@ class Session:
         """
         self._tell("preflight")
         body = self._ask("describe", self.folder, *asked_packages(), limit_s=DESCRIBE_S)
-        return Description.parse(body, source=self.transport.name)
+        try:
+            return Description.parse(body, source=self.transport.name)
+        except ConfigError as error:
+            raise ReplyError(
+                f"{self.transport.name}: it describes itself otherwise than it was asked: {error}"
+            ) from error
 
     def run_agent(self, description: Description, files: Mapping[str, bytes]) -> list[Message]:
         """Push the runtime and `files`, listen to the agent until it ends, and remove everything.

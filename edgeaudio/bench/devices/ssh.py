@@ -20,6 +20,7 @@ CONNECT_S = 10
 # A link that is dead shows after so many unanswered questions.
 _ALIVE_S, _ALIVE_COUNT = 5, 3
 _SSH_FAILED = 255
+_PORT = 22
 _MENDS = {
     "Permission denied": "let your key in once: ssh-copy-id {target}",
     "Host key verification failed": "connect once by hand and check the key: ssh {target}",
@@ -31,8 +32,12 @@ def open_ssh(name: str, spec: SshSpec) -> RemoteDevice:
     """A device of kind `ssh`."""
     config = Path(spec.ssh_config).expanduser() if spec.ssh_config else None
     transport = SshTransport(name, spec.host, python=spec.python, port=spec.port, config=config)
-    place = f"{spec.host.rpartition('@')[2]}:{spec.port}"
-    return RemoteDevice(transport, spec.folder, place=place, deadline_s=spec.deadline_s)
+    return RemoteDevice(transport, spec.folder, place=place_of(spec), deadline_s=spec.deadline_s)
+
+
+def place_of(spec: SshSpec) -> str:
+    """The same for every way to write one board: whoever logs in, in whatever case, with the port said or not."""
+    return f"{spec.host.rpartition('@')[2].lower().removesuffix('.')}:{spec.port or _PORT}"
 
 
 class SshTransport:

@@ -10,9 +10,11 @@ import pytest
 
 from edgeaudio.bench import verdict
 from edgeaudio.bench.csv_table import COLUMNS
+from edgeaudio.bench.devices.config import DEFAULT_FOLDER, DevicesFile, EmulatedSpec, LocalSpec, SshSpec
 from edgeaudio.bench.metrics import METRICS
 from edgeaudio.bench.schema import SCHEMA_VERSION, BenchResult
 from edgeaudio.bench.stats import min_samples
+from edgeaudio.pipeline.config import load_config
 from edgeaudio.spec import Spec
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs/benchmark.md").read_text(encoding="utf-8")
@@ -112,6 +114,25 @@ def test_every_column_is_documented() -> None:
     with_interval = {name.removesuffix("_low") for name in COLUMNS if name.endswith("_low")}
     last = section("CSV").rstrip().splitlines()[-1]
     assert {name.removesuffix("_low").removesuffix("_high") for name in re.findall(r"`(\w+)`", last)} == with_interval
+
+
+def test_every_field_of_a_device_is_documented_with_its_kinds() -> None:
+    kinds = {"ssh": SshSpec, "local": LocalSpec, "emulated": EmulatedSpec}
+    text = section("Devices of your own: devices.yaml")
+    rows = {row.split("`")[1]: row.split("|")[2] for row in text.splitlines() if row.startswith("| `")}
+    fields = {field: [kind for kind, spec in kinds.items() if field in spec.model_fields] for field in rows}
+    assert set(rows) == {field for spec in kinds.values() for field in spec.model_fields}
+    for field, cell in rows.items():
+        documented = {"": list(kinds), "all": list(kinds)}.get(cell.strip()) or cell.strip().split(", ")
+        assert fields[field] == documented, field
+
+
+def test_the_example_of_devices_is_one(tmp_path: Path) -> None:
+    lines = section("Devices of your own: devices.yaml").splitlines()
+    (tmp_path / "devices.yaml").write_text("\n".join(line[4:] for line in lines if line.startswith("    ")))
+    devices = load_config(tmp_path / "devices.yaml", DevicesFile).devices
+    assert {spec.kind for spec in devices.values()} == {"ssh", "local", "emulated"}
+    assert DEFAULT_FOLDER in section("Devices of your own: devices.yaml")
 
 
 def test_the_documented_version_is_this_one() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgeaudio.bench.devices import local
+from edgeaudio.bench.devices.fake import FakeBoard
 from edgeaudio.bench.harness import bench_bundle
 from edgeaudio.bench.schema import BenchOptions, read_result, write_result
 from edgeaudio.cli.main import main
@@ -78,6 +79,24 @@ def test_probe_tells_the_board_of_this_machine(
     monkeypatch.setattr(local, "DEFAULT_FOLDER", str(tmp_path / "runs"))
     assert main(["devices", "probe", "local", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["local"]["cores_logical"] == os.cpu_count()
+
+
+def test_a_device_cannot_write_on_the_terminal(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = "\x1b]0;owned\x07\x9b2J\u202e"
+    described = FakeBoard._described()
+    packages = described["packages"] | {"psutil": f"1{evil}"}
+    hostile = described | {"model": evil, "os": evil, "python": f"3.11.2{evil}", "libc": evil, "packages": packages}
+    monkeypatch.setattr(FakeBoard, "_described", lambda board: hostile | {"executable": f"/usr/bin/python3{evil}"})
+    devices(tmp_path, pretend=fake(tmp_path))
+    for verb in ("doctor", "probe"):
+        for how in ([], ["--json"]):
+            assert main(["devices", verb, "pretend", *how]) in (3, 6)
+            said = capsys.readouterr()
+            assert all(char.isprintable() or char == "\n" for char in said.out + said.err)
+    assert main(["devices", "doctor", "pretend"]) == 6
+    assert "\\x1b]0;owned" in capsys.readouterr().out
 
 
 def test_a_python_that_is_not_there_is_exit_code_6(

@@ -12,18 +12,19 @@ from edgeaudio.bench.base import BenchJob
 from edgeaudio.bench.devices.collect import broken_off, collect, file_stem, keep_partial, partial_result
 from edgeaudio.bench.devices.protocol import AGENT_KINDS, Message, MessageReader, MessageWriter, ReplyError
 from edgeaudio.bench.devices.session import BrokenRunError
-from edgeaudio.bench.schema import BenchOptions, BenchResult, StageResult, Verdict
+from edgeaudio.bench.schema import BenchOptions, BenchResult, Verdict
 from edgeaudio.errors import DeviceError, EdgeAudioError, VerificationError
 from tests import bench_records as records
 from tests.tiny_bundle import tiny_bundle
+from tests.unit.bench.devices.fitting import fitted
 
 RUN = "20261121T120000Z-0123abcd"
 JOB = BenchJob(tiny_bundle("onnx-fp32"), options=BenchOptions(min_hops=60, min_seconds=0))
 
 
 def true_result(**changes: Any) -> BenchResult:
-    given = {"run_id": RUN, "bundle_sha256": JOB.bundle.sha256, "options": JOB.options, "threads": 1}
-    return records.result(records.artefact("onnx-fp32", n=60), **(given | changes))
+    made = records.result(records.artefact("onnx-fp32", n=60), run_id=RUN)
+    return fitted(made, JOB, "board").model_copy(update=changes)
 
 
 def said(result: BenchResult) -> list[Message]:
@@ -58,10 +59,17 @@ def test_a_true_result_is_taken_and_judged_here() -> None:
         ({"threads": 4}, "threads"),
         ({"options": BenchOptions(min_hops=10)}, "options"),
         ({"incomplete": "the board is tired"}, "incomplete"),
+        ({"kind": "estimated"}, "kind"),
+        ({"bundle_name": "another"}, "bundle_name"),
+        ({"input_rate_hz": 48_000}, "input_rate_hz"),
+        ({"model_rate_hz": 8_000}, "model_rate_hz"),
+        ({"hop_ms": 400.0}, "hop_ms"),
+        ({"window_ms": 1.0}, "window_ms"),
+        ({"environment": records.environment("another")}, "device"),
     ],
 )
 def test_a_result_of_another_run_is_refused(changes: dict[str, Any], field: str) -> None:
-    with pytest.raises(VerificationError, match=f"board: {field} of the result"):
+    with pytest.raises(VerificationError, match=f"board: the result: {field} is"):
         collected(true_result(**changes))
 
 
@@ -71,21 +79,12 @@ def test_a_result_about_other_artefacts_is_refused() -> None:
         collected(true_result(), job=asked)
 
 
-def with_total(values_us: tuple[int, ...], **changes: Any) -> BenchResult:
-    result = true_result()
-    [item] = result.artefacts
-    stages = [stage for stage in item.stages if stage.name != "total"]
-    total = StageResult(name="total", in_path=True, samples_us=values_us)
-    return result.model_copy(update={"artefacts": (item.model_copy(update={"stages": (*stages, total), **changes}),)})
-
-
-def test_times_that_cannot_be_are_refused() -> None:
-    with pytest.raises(VerificationError, match="took less than no time"):
-        collected(with_total((100, -5, 100)))
-    with pytest.raises(VerificationError, match=r"hops of 60\.000 s within 1\.000 s"):
-        collected(with_total((20_000_000,) * 3, timed_s=1.0, n_hops=3))
+def test_times_that_do_not_fit_into_the_run_are_refused() -> None:
+    [item] = true_result().artefacts
+    with pytest.raises(VerificationError, match=r"hops of 0\.0\d+ s within 0\.001 s"):
+        collected(true_result(artefacts=(item.model_copy(update={"timed_s": 0.001}),)))
     with pytest.raises(VerificationError, match="its clock is wrong"):
-        collected(with_total((100,), timed_s=500.0, n_hops=1), elapsed_s=100.0)
+        collected(true_result(artefacts=(item.model_copy(update={"timed_s": 500.0}),)), elapsed_s=100.0)
 
 
 def test_artefacts_that_were_promised_must_come() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgeaudio.bench.devices.config import DEFAULT_FOLDER, DevicesFile, LocalSpec, SshSpec, find_devices_file, spec_of
+from edgeaudio.bench.devices.ssh import open_ssh
 from edgeaudio.errors import ConfigError
 from edgeaudio.pipeline.config import load_config
 
@@ -131,3 +132,15 @@ def test_the_file_is_here_or_in_the_users_configuration(tmp_path: Path, monkeypa
     assert find_devices_file(environment) == there / "devices.yaml"
     (here / "devices.yaml").touch()
     assert find_devices_file(environment) == Path("devices.yaml")
+
+
+def test_one_board_is_one_place_however_it_is_written() -> None:
+    one = [
+        SshSpec(host="pi5.local"),
+        SshSpec(host="PI5.local"),
+        SshSpec(host="pi@pi5.local", port=22),
+        SshSpec(host="root@Pi5.Local."),
+    ]
+    assert len({open_ssh("x", spec).place for spec in one}) == 1
+    assert open_ssh("x", SshSpec(host="pi5.local", port=2222)).place != open_ssh("x", one[0]).place
+    assert open_ssh("x", SshSpec(host="pi4.local")).place != open_ssh("x", one[0]).place

@@ -27,6 +27,7 @@ from edgeaudio.bench.schema import ArtefactResult, BenchOptions, BenchResult
 from edgeaudio.bundle import Bundle, bundle_bytes
 from edgeaudio.cli.main import main
 from edgeaudio.errors import BenchInvalidError, ConfigError, UnsupportedError, VerificationError
+from tests import bench_records as records
 from tests.tiny_bundle import golden_entry, tiny_bundle, tiny_bytes
 from tests.tiny_stateful import stateful_bundle
 
@@ -56,7 +57,12 @@ class Played:
         process = len(self.requests)
         self.requests.append(request)
         counted = count_bundle(
-            self.bundle, request.artefacts, hops=request.counted_hops, options=request.options, run_id=request.run_id
+            self.bundle,
+            request.artefacts,
+            hops=request.counted_hops,
+            options=request.options,
+            device=request.device,
+            run_id=request.run_id,
         )
         counts.write_text(self.plugin_lines(process, counted.labels))
         lines: list[bytes] = []
@@ -250,10 +256,31 @@ def test_processes_that_answer_differently_are_refused(tmp_path: Path) -> None:
     def change(result: BenchResult) -> BenchResult:
         seen.append(result)
         first, *rest = result.artefacts
-        engine = "onnx" if len(seen) == 1 else "litert"
-        return result.model_copy(update={"artefacts": (first.model_copy(update={"engine": engine}), *rest)})
+        assert first.parity is not None
+        parity = first.parity.model_copy(update={"detail": f"process {len(seen)}"})
+        return result.model_copy(update={"artefacts": (first.model_copy(update={"parity": parity}), *rest)})
 
     with pytest.raises(VerificationError, match="two processes answered differently"):
+        bench(tmp_path, change=change)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kind": "measured"}, "kind is 'measured', wanted 'estimated'"),
+        ({"bundle_name": "another"}, "bundle_name"),
+        ({"artefacts": {"timed_s": 1.0}}, "onnx-fp32: timed_s"),
+        ({"artefacts": {"load_ms": 1.0}}, "onnx-fp32: load_ms"),
+        ({"artefacts": {"estimate": records.estimated().artefacts[0].estimate}}, "onnx-fp32: estimate"),
+    ],
+)
+def test_what_an_emulator_cannot_have_counted_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    def change(result: BenchResult) -> BenchResult:
+        first, *rest = result.artefacts
+        items = (first.model_copy(update=changes.get("artefacts", {})), *rest)
+        return result.model_copy(update=changes | {"artefacts": items})
+
+    with pytest.raises(VerificationError, match=said):
         bench(tmp_path, change=change)
 
 

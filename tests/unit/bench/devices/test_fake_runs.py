@@ -18,6 +18,7 @@ from edgeaudio.bench.schema import BenchOptions, BenchResult
 from tests import bench_records as records
 from tests.tiny_bundle import tiny_bundle
 from tests.unit.bench.devices.fake_runs import run_suite
+from tests.unit.bench.devices.fitting import fitted
 
 N_RUNS = 1_000
 
@@ -29,9 +30,10 @@ def job() -> BenchJob:
 
 
 @pytest.fixture(scope="module")
-def result() -> BenchResult:
+def result(job: BenchJob) -> BenchResult:
     """The same bytes every time: a seed that fails once, fails again."""
-    return records.result(records.artefact("onnx-fp32", n=60), records.artefact("tflite-int8", n=60, seed=1))
+    made = records.result(records.artefact("onnx-fp32", n=200), records.artefact("tflite-int8", n=200, seed=1))
+    return fitted(made, job, "fake")
 
 
 @pytest.fixture(autouse=True)
