@@ -238,11 +238,11 @@ def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch
 def test_a_run_that_breaks_off_keeps_its_samples_and_waits_for_no_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     real, turns = rounds.run_turn, []
 
-    def interrupted(candidate: Candidate, hops: int, seconds: float) -> None:
+    def interrupted(candidate: Candidate, hops: int, seconds: float, most: int) -> None:
         if len(turns) == 3:
             raise KeyboardInterrupt
         turns.append(candidate.name)
-        real(candidate, hops, seconds)
+        real(candidate, hops, seconds, most)
 
     names, options = FORMS[:2], QUICK.model_copy(update={"min_hops": 60})
     assert [ratio.stage for ratio in bench_bundle(chained_bundle(), names, options=options).ratios] == [

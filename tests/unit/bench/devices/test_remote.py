@@ -84,7 +84,7 @@ def test_as_many_hops_as_may_be_asked_for_come_back_in_one_message(total_us: int
 
 
 def test_more_hops_than_can_come_back_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"min_hops: .* at most 1500000: the raw samples of all hops come back"):
+    with pytest.raises(ConfigError, match=r"min_hops: at most 1500000: the raw samples of all hops come back"):
         BenchOptions.parse({"min_hops": 1_500_001}, source="bench options")
     bundle = tiny_bundle("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8")
     most = BenchJob(bundle, options=BenchOptions(min_hops=MAX_HOPS))
