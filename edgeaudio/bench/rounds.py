@@ -17,7 +17,7 @@ from edgeaudio.bench import stats
 from edgeaudio.bench.candidate import Candidate, Tell
 from edgeaudio.bench.golden_audio import LoopedAudio
 from edgeaudio.bench.hop import HopTimer, null_stages
-from edgeaudio.bench.schema import BenchOptions, Overhead
+from edgeaudio.bench.schema import MAX_HOPS, MAX_RUN_HOPS, BenchOptions, Overhead
 from edgeaudio.bundle import Bundle
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def measure_overhead(bundle: Bundle, input_rate_hz: int) -> Overhead:
 def run_rounds(candidates: Sequence[Candidate], options: BenchOptions, tell: Tell) -> None:
     """Time all `candidates`, in another order each round."""
     hops, seconds = math.ceil(options.min_hops / options.rounds), options.min_seconds / options.rounds
+    most = most_hops(len(candidates)) // options.rounds
     turns = options.rounds * len(candidates)
     for number in range(options.rounds):
         # Nobody is always the one who comes after the same neighbour.
@@ -60,21 +61,29 @@ def run_rounds(candidates: Sequence[Candidate], options: BenchOptions, tell: Tel
         for place, candidate in enumerate([*candidates[first:], *candidates[:first]]):
             tell("timing", candidate.name, number * len(candidates) + place, turns)
             gc.collect()
-            run_turn(candidate, hops, seconds)
+            run_turn(candidate, hops, seconds, most)
         logger.info("round %d of %d done", number + 1, options.rounds)
+    for candidate in candidates:
+        if most and (n := len(candidate.stream()[0])) >= most * options.rounds:
+            logger.warning("%s: ended after %d hops, whatever seconds were asked for", candidate.name, n)
     if candidates:
         tell("timing", None, turns, turns)
 
 
-def run_turn(candidate: Candidate, hops: int, seconds: float) -> None:
-    """At least `hops` hops and at least `seconds`."""
+def most_hops(n_artefacts: int) -> int:
+    """Hops of each artefact after which seconds no longer count: more samples could not come back."""
+    return min(MAX_HOPS, MAX_RUN_HOPS // max(1, n_artefacts))
+
+
+def run_turn(candidate: Candidate, hops: int, seconds: float, most: int = MAX_HOPS) -> None:
+    """At least `hops` hops, and at least `seconds` unless that were more than `most` hops."""
     timer, audio = candidate.stream()
     rewarm(timer, audio)
     before, start = len(timer), time.perf_counter()
     candidate.meter.start()
     try:
         end = time.perf_counter() + seconds
-        while len(timer) < before + hops or time.perf_counter() < end:
+        while len(timer) < before + hops or (len(timer) < before + most and time.perf_counter() < end):
             timer.feed(audio.next_hop())
     finally:
         candidate.meter.stop()

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgeaudio.bench.board import Board, BoardRecord
 from edgeaudio.errors import ConfigError
@@ -28,17 +28,22 @@ VerdictLevel = Literal["valid", "suspect", "invalid"]
 _LEVELS: tuple[VerdictLevel, ...] = ("valid", "suspect", "invalid")
 
 
+#: Of one artefact, and of a run: all raw samples come back from a device, at some 12 to 40 bytes a hop, and its answer
+#: is bounded (`edgeaudio.spec.limits`, REPLY_LINE_BYTES and REPLY_BYTES).
+MAX_HOPS, MAX_RUN_HOPS = 1_500_000, 6_000_000
+
+
 class BenchOptions(Spec):
     """How long and on what to measure. Both minimums hold: hops and seconds, per artefact."""
 
     input_rate_hz: int | None = Field(None, ge=4_000, le=384_000, description="None: the rate of the bundle")
-    min_hops: int = Field(600, ge=1, le=10_000_000, description="299 hops are the fewest that carry a p99")
+    min_hops: int = Field(600, ge=1, description="299 hops are the fewest that carry a p99")
     min_seconds: float = Field(3.0, ge=0, le=24 * 3600)
     warmup_hops: int = Field(20, ge=0, le=1_000_000, description="per artefact, after the first full window")
     rounds: int = Field(5, ge=1, le=1_000, description="artefacts take turns this many times")
     frontend: FrontendChoice = Field("auto", description="what was taken is in each artefact's engine_info")
     gc_enabled: bool = Field(False, description="leave Python's garbage collector on while timing")
-    paced_s: float = Field(0, ge=0, le=24 * 3600, description="also at the rate of real time, so long per artefact")
+    paced_s: float = Field(0, ge=0, le=2 * 3600, description="also at the rate of real time, so long per artefact")
     cold_starts: int = Field(0, ge=0, le=1_000, description="fresh processes per artefact, from start to first answer")
     marked_sounds: int = Field(0, ge=0, le=100_000, description="sounds in a live stream whose events are timed")
     idle_s: float = Field(0, ge=0, le=3600, description="power of the idle board, before anything is timed")
@@ -46,6 +51,13 @@ class BenchOptions(Spec):
     nice: int | None = Field(None, ge=-20, le=19, description="priority; None: as found")
     set_performance: bool = Field(False, description="hold the governors at performance, and restore them afterwards")
     forms: tuple[Form, ...] = Field((), description="of the bundle's artefacts only these; empty: all that it has")
+
+    @field_validator("min_hops")
+    @classmethod
+    def _can_come_back(cls, min_hops: int) -> int:
+        if min_hops > MAX_HOPS:
+            raise ValueError(f"at most {MAX_HOPS}: the raw samples of all hops come back from a device in one message")
+        return min_hops
 
 
 class Percentile(Spec):

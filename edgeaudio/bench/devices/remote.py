@@ -12,12 +12,13 @@ from edgeaudio.bench.board import Board
 from edgeaudio.bench.devices.collect import broken_off, collect
 from edgeaudio.bench.devices.preflight import Description, Finding, missing, preflight
 from edgeaudio.bench.devices.protocol import Message
+from edgeaudio.bench.devices.recompute import subjects_of
 from edgeaudio.bench.devices.session import Session
 from edgeaudio.bench.devices.transport import Transport
 from edgeaudio.bench.harness import new_run_id
 from edgeaudio.bench.marked_sounds import MarkedSounds
-from edgeaudio.bench.schema import BenchResult, ResultKind
-from edgeaudio.bench.subjects import BundleSubject, bundle_subjects
+from edgeaudio.bench.schema import MAX_RUN_HOPS, BenchResult, ResultKind
+from edgeaudio.bench.subjects import BundleSubject
 from edgeaudio.bundle import Bundle
 from edgeaudio.bundle.container import pack
 from edgeaudio.errors import ConfigError, UnsupportedError, VerificationError
@@ -60,6 +61,7 @@ class RemoteDevice:
         """See `Device.bench`.
 
         Raises:
+            ConfigError: more samples are asked for than may come back.
             VerificationError: what came back is not of this run, or cannot be true.
         """
         return self.run(job, on_progress=on_progress, interrupted=interrupted)[0]
@@ -69,6 +71,7 @@ class RemoteDevice:
     ) -> tuple[BenchResult, list[Message]]:
         """As `bench`, with all that the device said."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        check_size(job)
         session = self._session(job.deadline_s or self._deadline_s or default_deadline_s(job), on_progress, interrupted)
         files = self._files(job, session.run_id)
         description = session.describe()
@@ -145,6 +148,18 @@ class RemoteDevice:
             raise UnsupportedError(f"{self.name} cannot run this: {lacks}. See 'edgeaudio devices doctor {self.name}'")
 
 
+def check_size(job: BenchJob) -> None:
+    """Raise ConfigError where the samples of all artefacts together are more than a device may send."""
+    rate_hz, options = job.bundle.manifest.frontend.sample_rate, job.options
+    hops_s = [subject.hop_samples / rate_hz for subject in subjects_of(job).values()]
+    n_hops = sum(options.min_hops + options.paced_s / hop_s for hop_s in hops_s)
+    if n_hops > MAX_RUN_HOPS:
+        raise ConfigError(
+            f"{n_hops:.0f} hops of {len(hops_s)} artefacts: the samples of at most {MAX_RUN_HOPS} come back from a "
+            "device. Ask for fewer hops, fewer paced seconds, or fewer artefacts in one run."
+        )
+
+
 def default_deadline_s(job: BenchJob) -> float:
     """Long enough for a slow board: it ends what hangs, not what takes its time."""
     options, clips = job.options, job.clips
@@ -179,5 +194,4 @@ def _formats(job: BenchJob) -> set[str] | None:
 
 def _subjects(job: BenchJob) -> list[BundleSubject]:
     """What of the bundle is to be run."""
-    found = bundle_subjects(job.bundle, job.engine, job.options.forms)
-    return [subject for subject in found if job.artefacts == "all" or subject.name in job.artefacts]
+    return [subject for subject in subjects_of(job).values() if isinstance(subject, BundleSubject)]

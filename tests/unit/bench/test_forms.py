@@ -147,11 +147,11 @@ def test_progress_tells_every_turn() -> None:
 def test_what_was_measured_before_ctrl_c_comes_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     real, turns = rounds.run_turn, []
 
-    def impatient(candidate: Candidate, hops: int, seconds: float) -> None:
+    def impatient(candidate: Candidate, hops: int, seconds: float, most: int) -> None:
         turns.append(candidate.name)
         if len(turns) == 4:
             raise KeyboardInterrupt
-        real(candidate, hops, seconds)
+        real(candidate, hops, seconds, most)
 
     monkeypatch.setattr(rounds, "run_turn", impatient)
     result = bench_bundle(chained_bundle(), NAMES[:2], options=QUICK)
@@ -164,8 +164,8 @@ def test_a_hop_that_was_broken_off_does_not_count() -> None:
     seen: list[int] = []
     real = rounds.run_turn
 
-    def half(candidate: Candidate, hops: int, seconds: float) -> None:
-        real(candidate, hops, seconds)
+    def half(candidate: Candidate, hops: int, seconds: float, most: int) -> None:
+        real(candidate, hops, seconds, most)
         timer, _ = candidate.stream()
         timer.samples_ns["inference"].append(1)
         seen.extend(len(column) for column in timer.columns_us().values())

@@ -174,9 +174,9 @@ def test_artefacts_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
     real = rounds.run_turn
 
-    def spy(candidate: Candidate, hops: int, seconds: float) -> None:
+    def spy(candidate: Candidate, hops: int, seconds: float, most: int) -> None:
         turns.append(candidate.name)
-        real(candidate, hops, seconds)
+        real(candidate, hops, seconds, most)
 
     monkeypatch.setattr(rounds, "run_turn", spy)
     # int8 replays the float golden logits here: the fake engine is exact.
@@ -222,9 +222,9 @@ def test_the_garbage_collector_is_held_and_given_back(enabled: bool, monkeypatch
     seen: list[bool] = []
     real = rounds.run_turn
 
-    def spy(candidate: Candidate, hops: int, seconds: float) -> None:
+    def spy(candidate: Candidate, hops: int, seconds: float, most: int) -> None:
         seen.append(gc.isenabled())
-        real(candidate, hops, seconds)
+        real(candidate, hops, seconds, most)
 
     monkeypatch.setattr(rounds, "run_turn", spy)
     assert gc.isenabled()
