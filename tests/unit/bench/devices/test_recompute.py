@@ -124,7 +124,7 @@ def test_a_percentile(statistic: str, field: str, honest: BenchResult, job: Benc
 
 
 def test_an_interval(honest: BenchResult, job: BenchJob) -> None:
-    refused("p50_interval_us", honest, job, of_summary("total", p50_interval_us=(1.0, 2.0)))
+    refused("interval of 1e-09 to 2e-09 us", honest, job, of_summary("total", p50_interval_us=(1e-9, 2e-9)))
     refused("inference: n ", honest, job, of_summary("inference", n=60_000))
     refused("mean_us", honest, job, of_summary("decision", mean_us=-3.0))
     refused("max_us", honest, job, of_summary("frontend", max_us=1.0))
