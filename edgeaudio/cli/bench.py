@@ -98,7 +98,7 @@ class MeasureOptions:
 
     HEADINGS: ClassVar = {"min_hops": "Measurement"}
 
-    min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600
+    min_hops: Annotated[int, typer.Option(min=1, metavar="N", help="Hops to time, per artefact.")] = 600
     min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0
     input_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Rate of the audio that comes in. Default: the bundle's.")
@@ -107,10 +107,14 @@ class MeasureOptions:
         Path | None, typer.Option(metavar="DIR", help="Labelled clips: answers must be those of this machine.")
     ] = None
     # Enough to see that a board computes something else, few enough for the slowest.
-    n_clips: Annotated[int, typer.Option(min=1, help="So many of --clips, as many of each class as can be.")] = 40
+    n_clips: Annotated[
+        int, typer.Option(min=1, metavar="N", help="So many of --clips, as many of each class as can be.")
+    ] = 40
     pace: Annotated[float, typer.Option(min=0, metavar="S", help="Also run in real time, so long per artefact.")] = 0
-    cold_starts: Annotated[int, typer.Option(min=0, help="Fresh processes per artefact, up to the first answer.")] = 0
-    sounds: Annotated[int, typer.Option(min=0, help="Sounds in a live stream whose events are timed.")] = 0
+    cold_starts: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Fresh processes per artefact, up to the first answer.")
+    ] = 0
+    sounds: Annotated[int, typer.Option(min=0, metavar="N", help="Sounds in a live stream whose events are timed.")] = 0
     idle: Annotated[
         float, typer.Option(min=0, metavar="S", help="Measure power: so long idle, then as long for each artefact.")
     ] = 0
@@ -124,7 +128,9 @@ class ProcessOptions:
 
     threads: Threads = 1
     affinity: Annotated[str, typer.Option(metavar="CORES", help="Run on these cores, such as 2,3 or 0-1.")] = ""
-    nice: Annotated[int | None, typer.Option(min=-20, max=19, help="Run with this priority; 19 is the least.")] = None
+    nice: Annotated[
+        int | None, typer.Option(min=-20, max=19, metavar="N", help="Run with this priority; 19 is the least.")
+    ] = None
     set_performance: Annotated[
         bool, typer.Option("--set-performance", help="Hold the governor at performance, then restore it. Needs root.")
     ] = False

@@ -25,10 +25,14 @@ def register(bench: typer.Typer) -> None:
 
 def calibrate(
     bundle: BundleFile,
-    device: Annotated[str, typer.Option(help="The board: local, user@host, or a name of devices.yaml.")],
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="The board: local, user@host, or a name of devices.yaml.")
+    ],
     emulated: Annotated[str, typer.Option(metavar="CPU", help="The CPU it has, such as cortex-a76.")],
-    artefact: Annotated[list[str] | None, typer.Option(help="Only this artefact. Default: all.")] = None,
-    min_hops: Annotated[int, typer.Option(min=1, help="Hops to time, per artefact.")] = 600,
+    artefact: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this artefact. Default: all.")
+    ] = None,
+    min_hops: Annotated[int, typer.Option(min=1, metavar="N", help="Hops to time, per artefact.")] = 600,
     min_seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Seconds to time, per artefact.")] = 3.0,
     file: DevicesFileOption = None,
     out: Annotated[
