@@ -201,6 +201,7 @@ def hear(classifier: Classifier, sounds: MarkedSounds, n_sounds: int) -> SoundTo
     return SoundToEvent(
         n_sounds=n_sounds,
         n_heard=len(needed_us),
+        n_able=able,
         summary=stats.summarise(needed_us) if needed_us else None,
         samples_us=tuple(needed_us),
         sound_ms=sound_ms,

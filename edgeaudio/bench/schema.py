@@ -206,6 +206,7 @@ class SoundToEvent(Spec):
 
     n_sounds: int = Field(ge=1)
     n_heard: int = Field(ge=0)
+    n_able: int | None = Field(None, ge=0, description="that make an event in the same audio without a clock")
     summary: Summary | None = None
     samples_us: tuple[int, ...] = Field((), description="one per sound that was heard, in order")
     sound_ms: float | None = Field(None, description="from its first sample to its last")

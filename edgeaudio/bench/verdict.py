@@ -191,9 +191,11 @@ def _unwatched(item: ArtefactResult, result: BenchResult) -> _Finding | None:
 
 def _unheard(item: ArtefactResult, result: BenchResult) -> _Finding | None:
     sound = item.sound_to_event
-    if sound is None or sound.n_heard:
+    if sound is None or (sound.n_heard and sound.n_heard >= (sound.n_able or 0)):
         return None
-    return "suspect", f"none of {sound.n_sounds} marked sounds gave an event"
+    if not sound.n_heard:
+        return "suspect", f"none of {sound.n_sounds} marked sounds gave an event"
+    return "suspect", f"{sound.n_heard} marked sounds gave an event, without a clock {sound.n_able} do"
 
 
 def _deadline(item: ArtefactResult, result: BenchResult) -> _Finding | None:

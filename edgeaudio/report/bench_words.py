@@ -27,7 +27,7 @@ REASON_WORDS: Final[dict[str, str]] = {
     "off-cpu": "The measurement had to wait for a processor: the figures hold those waits.",
     "overhead": "Measuring itself takes a noticeable part of so short a hop.",
     "deadline": "Hops came faster than they were answered, so in a live stream they would queue and be lost.",
-    "unheard": "No sound was answered, so nothing is known of how long an event takes.",
+    "unheard": "Events that the same audio gives without a clock did not come, or none at all.",
     "unwatched": "Whether the board was throttled, hot or busy meanwhile is not known.",
     "spread": "Counting the same work again gave another count: too uncertain for a gate.",
     "not-judged": "Nobody has judged these figures.",

@@ -212,8 +212,10 @@ def _check_asked(item: ArtefactResult, job: BenchJob, where: str) -> None:
             if min(times_ms, default=0) < 0:
                 raise VerificationError(f"{where}: cold_start: {name} took less than no time")
     if heard is not None:
-        if heard.n_heard > heard.n_sounds:
-            raise VerificationError(f"{where}: sound_to_event: n_heard is {heard.n_heard} of {heard.n_sounds}")
+        able = heard.n_sounds if heard.n_able is None else heard.n_able
+        if not heard.n_heard <= able <= heard.n_sounds:
+            counts_said = f"{heard.n_heard} of {able} of {heard.n_sounds}"
+            raise VerificationError(f"{where}: sound_to_event: n_heard of n_able of n_sounds is {counts_said}")
         counts = {"n_sounds": heard.n_sounds, "samples": len(heard.samples_us), "onsets": len(heard.onset_us)}
         n = heard.n_heard
         same(f"{where}: sound_to_event", counts, {"n_sounds": options.marked_sounds, "samples": n, "onsets": n})

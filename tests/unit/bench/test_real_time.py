@@ -207,6 +207,7 @@ def test_a_sound_that_makes_no_event_is_not_heard() -> None:
     classifier = Classifier(Bundle.read(bundle_bytes(manifest, files, good.golden)))
     sounds = hear(classifier, MarkedSounds(classifier.bundle, 16_000), 1)
     assert (sounds.n_sounds, sounds.n_heard, sounds.summary, sounds.samples_us) == (1, 0, None, ())
+    assert sounds.n_able == 0
     assert sounds.detail.endswith("; 0 of them make an event")
 
 

@@ -171,6 +171,15 @@ def test_a_watch_without_a_sample_while_hops_were_timed_is_none() -> None:
 def test_one_sound_that_is_heard_is_enough_to_say_how_fast() -> None:
     some = records.sound_to_event().model_copy(update={"n_heard": 1})
     assert judge(records.artefact(sound_to_event=some)).level == "valid"
+    all_that_can = some.model_copy(update={"n_able": 1})
+    assert judge(records.artefact(sound_to_event=all_that_can)).level == "valid"
+
+
+def test_a_live_stream_that_loses_an_event_is_suspect() -> None:
+    lost = records.sound_to_event().model_copy(update={"n_heard": 19, "n_able": 20})
+    [reason] = judge(records.artefact(sound_to_event=lost)).reasons
+    assert (reason.code, reason.level) == ("unheard", "suspect")
+    assert reason.message == "19 marked sounds gave an event, without a clock 20 do"
 
 
 def test_where_others_do_the_work_the_share_of_the_measuring_thread_says_nothing() -> None:
