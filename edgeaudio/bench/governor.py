@@ -25,7 +25,7 @@ from edgeaudio.bench.probes.linux import CPU
 from edgeaudio.bench.probes.system import LiveMachine, decoded, line_of, run_command
 from edgeaudio.errors import ConfigError, EdgeAudioError, UnsupportedError
 from edgeaudio.spec import Spec
-from edgeaudio.spec.fs import atomic_write
+from edgeaudio.spec.fs import atomic_write, cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ def restore_held() -> None:
 def _default_folder() -> Path:
     if os.access("/run", os.W_OK):
         return Path("/run/edgeaudio")
-    chosen = os.environ.get("EDGEAUDIO_CACHE")
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "edgeaudio") / "governor"
+    return cache_folder("governor")
 
 
 @contextlib.contextmanager

@@ -154,24 +154,18 @@ def bench_on(
     """Run `job` on the devices that `words` name, with a line of progress for each; see `bench_devices`.
 
     Args:
-        keep_in: for what is left of runs that broke off; None is the cache folder.
+        keep_in: for what is left of runs that broke off; None is `incomplete` in the cache folder.
     """
     from edgeaudio.bench.devices.many import bench_devices, open_devices
     from edgeaudio.cli.device_progress import device_progress
+    from edgeaudio.spec.fs import cache_folder
 
     # A file that is wrong does not keep anyone from using what needs none.
     needs_file = file is not None or any(word != "local" for word in words)
     devices = open_devices(words, read_devices(file) if needs_file else {})
     with device_progress(words) as show:
-        keep_in = keep_in or default_keep_folder()
+        keep_in = keep_in or cache_folder("incomplete")
         return bench_devices(devices, job, keep_in=keep_in, on_progress=show, on_result=on_result)
-
-
-def default_keep_folder() -> Path:
-    """`$EDGEAUDIO_CACHE/incomplete`, else `~/.cache/edgeaudio/incomplete`."""
-    from edgeaudio.runtime.engines.tensorrt_cache import default_folder
-
-    return default_folder().parent / "incomplete"
 
 
 def raise_failures(outcomes: Sequence[Outcome]) -> None:
